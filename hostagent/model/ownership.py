@@ -58,66 +58,75 @@ class Claim:
 
 
 class Why(StrEnum):
-    """Reasons of the ownership rules; also the last part of the journal's HOSTAGENT_REASON."""
+    """Reasons of the ownership rules, as the journal's HOSTAGENT_REASON has them."""
 
     FREE = "free"
-    HANDED_OVER = "handed-over"
+    """Nobody holds it: no claim, or a released one."""
+    ENDED = "holder-ended-its-session"
     EXPIRED = "holder-expired"
-    ENDED = "holder-ended"
+    HANDED_OVER = "handed-over"
+    RECLAIMED = "claim-was-deleted"
+    """This host answers for it, and its claim is gone from the API."""
     HOLDS = "holds"
-    ADOPTED = "adopted"
     STANDS_BY = "stands-by"
+    WAITS = "waits"
     YIELDS = "claim-names-another"
     NOT_ENTITLED = "not-a-candidate"
     STOPPING = "stopping"
     NO_SUCCESSOR = "no-other-candidate"
     NOT_WANTED = "no-service-uses-it"
     ANSWERED = "somebody-answers"
-    LOST_ADDRESS = "address-was-gone"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteClaim:
-    """Compare-and-swap: make `holder` the holder, if the claim is still as `expected_version` had it ('' = absent)."""
+    """Compare-and-swap: make `holder` the holder, if the claim is still as `expected` was (None = absent)."""
 
     vip: IP
     holder: NodeName | None
-    predecessor: NodeName | None
-    expected_version: str
-    transitions: int
+    predecessor: NodeName | None = None
+    expected: Claim | None
     why: Why
+    detail: str = ""
+    """For people: what the decision rested on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteClaim:
+    """Forget the claim of a VIP that no Service uses any more, if it is still as `expected` was."""
+
     vip: IP
-    expected_version: str
+    expected: Claim
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Ask the segment whether anybody answers for the VIP (RFC 5227 style: three requests)."""
+    """Ask the segment whether anybody answers for the VIP (three requests, as RFC 5227 does)."""
 
     vip: IP
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddAddress:
     """Put the VIP on this host's interface, then announce it."""
 
     vip: IP
     why: Why
+    detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveAddress:
+    """Stop announcing the VIP and take it off the interface."""
+
     vip: IP
     why: Why
+    detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConflict:
-    """A foreign machine answers for the VIP."""
+    """A machine that no claim names answers for the VIP."""
 
     vip: IP
     mac: Mac

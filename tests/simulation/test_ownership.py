@@ -1,0 +1,140 @@
+"""The ownership rules under faults, in virtual time: the promises hold after every event of every schedule."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hostagent.core.judge import HAND_OVER_S
+from hostagent.model.names import NodeName
+from tests.simulation.world import DURATION_S, LIFETIME_S, World
+
+FAULTS = (
+    "power_off", "power_on", "pause", "resume", "restart_agent", "stop_agent", "start_stopped",
+    "api_down", "api_up", "cut", "uncut", "disentitle", "entitle",
+)  # fmt: skip
+Step = tuple[float, str, int]
+
+
+def steps() -> st.SearchStrategy[list[Step]]:
+    step = st.tuples(st.floats(0.01, 25.0), st.sampled_from(FAULTS), st.integers(1, 3))
+    return st.lists(step, min_size=1, max_size=12)
+
+
+def happen(world: World, fault: str, number: int) -> None:
+    host = world.hosts[NodeName(f"h{number}")]
+    match fault:
+        case "api_down" | "api_up":
+            world.api(up=fault == "api_up")
+        case "cut" | "uncut":
+            world.cut(host, off=fault == "cut")
+        case "disentitle" | "entitle":
+            world.entitle(host, yes=fault == "entitle")
+        case _:
+            getattr(world, fault)(host)
+
+
+def settled(**kwargs: int) -> World:
+    world = World(hosts=3, vips=2, seed=kwargs.get("seed", 1))
+    world.run(20)
+    assert all(len(world.holders(vip)) == 1 for vip in world.vips), "\n".join(world.story)
+    return world
+
+
+@given(schedule=steps(), seed=st.integers(0, 2**16), lost=st.sampled_from((0.0, 0.3)))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_never_two_answer_and_all_are_served_again_once_the_faults_are_over(
+    schedule: list[Step], seed: int, lost: float
+) -> None:
+    """P1 after every event of any schedule; and when everything works again, every VIP is answered by its holder."""
+    world = World(hosts=3, vips=2, seed=seed)
+    world.lost_reply_chance = lost
+    for pause_s, fault, number in schedule:
+        world.run(world.now + pause_s)
+        happen(world, fault, number)
+    world.lost_reply_chance = 0.0
+    world.api(up=True)
+    for number in (1, 2, 3):
+        for cure in ("power_on", "resume", "start_stopped", "uncut", "entitle"):
+            happen(world, cure, number)
+    world.run(world.now + 4 * DURATION_S)
+    for vip in world.vips:
+        claim = world.claims.get(vip)
+        assert claim is not None, "\n".join(world.story)
+        assert world.holders(vip) == [claim.holder], "\n".join(world.story)
+
+
+def test_a_dead_host_is_replaced_after_its_session_expired() -> None:
+    world = settled()
+    vip = world.vips[0]
+    [holder] = world.holders(vip)
+    world.power_off(world.hosts[holder])
+    world.run(world.now + DURATION_S + 1)
+    [successor] = world.holders(vip)
+    assert successor != holder
+    assert world.longest_gap[vip] < DURATION_S + 0.5
+
+
+def test_a_hung_agent_loses_the_address_within_its_lifetime_and_another_takes_over() -> None:
+    world = settled()
+    vip = world.vips[0]
+    [holder] = world.holders(vip)
+    world.pause(world.hosts[holder])
+    world.run(world.now + LIFETIME_S + 0.01)
+    assert world.holders(vip) == []
+    world.run(world.now + DURATION_S)
+    assert world.holders(vip) not in ([], [holder])
+
+
+def test_a_restarted_agent_moves_nothing_and_loses_nothing() -> None:
+    world = settled()
+    moves, gaps = world.moves, dict(world.longest_gap)
+    for host in world.hosts.values():
+        world.restart_agent(host)
+        world.run(world.now + 5)
+    world.run(world.now + 30)
+    assert world.moves == moves
+    assert world.longest_gap == gaps
+
+
+def test_a_planned_stop_hands_over_without_a_gap() -> None:
+    world = settled()
+    vip = world.vips[0]
+    [holder] = world.holders(vip)
+    gap = world.longest_gap[vip]
+    world.stop_agent(world.hosts[holder])
+    world.run(world.now + HAND_OVER_S + 0.2)
+    assert world.holders(vip) not in ([], [holder])
+    assert world.longest_gap[vip] == gap
+    assert world.hosts[holder].session_ended
+
+
+def test_an_api_outage_moves_nothing_however_long_it_lasts() -> None:
+    world = settled()
+    moves, gaps = world.moves, dict(world.longest_gap)
+    world.api(up=False)
+    world.run(world.now + 3600)
+    world.api(up=True)
+    world.run(world.now + 60)
+    assert world.moves == moves
+    assert world.longest_gap == gaps
+
+
+def test_a_host_that_may_no_longer_answer_hands_over() -> None:
+    world = settled()
+    vip = world.vips[0]
+    [holder] = world.holders(vip)
+    gap = world.longest_gap[vip]
+    world.entitle(world.hosts[holder], yes=False)
+    world.run(world.now + 1)
+    assert world.holders(vip) not in ([], [holder])
+    assert world.longest_gap[vip] == gap
+
+
+def test_a_deleted_service_leaves_neither_address_nor_claim() -> None:
+    world = settled()
+    vip = world.vips[0]
+    world.delete_service(vip)
+    world.run(world.now + 1)
+    assert world.holders(vip) == []
+    assert vip not in world.claims

@@ -1,0 +1,394 @@
+"""A world for the ownership rules: N hosts running the real state machine, a simulated API, segment, kernel, clock.
+
+Everything happens in virtual time, one event after the other, from one seed. After each event the promises are
+checked; a broken one raises `PromiseBrokenError` with the story so far.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from hostagent.core.candidates import Candidate, Ranking, rendezvous
+from hostagent.core.ownership import Ownership
+from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
+from hostagent.model.ownership import (
+    Act,
+    AddAddress,
+    Claim,
+    DeleteClaim,
+    Probe,
+    RemoveAddress,
+    ReportConflict,
+    Session,
+    Write,
+    WriteClaim,
+)
+
+DURATION_S, RENEW_S, LIFETIME_S, EXTEND_S = 15.0, 5.0, 10.0, 3.0
+ETH0 = InterfaceName("eth0")
+P1_S = 0.1
+
+
+class PromiseBrokenError(AssertionError):
+    """One of the promises of the ownership protocol does not hold; the text is the story that led there."""
+
+
+@dataclass
+class Host:
+    """A host: its kernel outlives its agent, its agent may be running, paused or dead."""
+
+    name: NodeName
+    boot: int = 0
+    powered: bool = True
+    running: bool = True
+    paused: bool = False
+    reaches_api: bool = True
+    kernel: dict[IP, float] = field(default_factory=dict)
+    agent: Ownership = field(init=False)
+    session_rv: str = ""
+    session_ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        self.agent = Ownership(me=self.name, duration_s=DURATION_S, renew_s=RENEW_S)
+        self.session_ended = False
+
+    @property
+    def turning(self) -> bool:
+        return self.powered and self.running and not self.paused
+
+    def answers(self, vip: IP, now: float) -> bool:
+        """A hung or dead agent's kernel still answers, until the lifetime ends."""
+        return self.powered and self.kernel.get(vip, 0.0) > now
+
+
+class World:
+    def __init__(self, *, hosts: int, vips: int, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.hosts = {NodeName(f"h{i}"): Host(name=NodeName(f"h{i}")) for i in range(1, hosts + 1)}
+        self.vips: list[IP] = [ip_address(f"198.51.100.{64 + i}") for i in range(vips)]
+        self.wanted = set(self.vips)
+        self.not_entitled: set[NodeName] = set()
+        self.api_up = True
+        self.lost_reply_chance = 0.0
+        self.claims: dict[IP, Claim] = {}
+        self.sessions: dict[NodeName, Session] = {}
+        self.story: list[str] = [f"seed {seed}"]
+        self.moves = 0
+        self.unserved_since: dict[IP, float | None] = dict.fromkeys(self.vips, 0.0)
+        self.longest_gap: dict[IP, float] = dict.fromkeys(self.vips, 0.0)
+        self._twice_since: dict[IP, float] = {}
+        self._rv = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        for host in self.hosts.values():
+            self._boot(host)
+
+    # The passing of time
+
+    def at(self, delay_s: float, event: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._queue, (self.now + delay_s, self._order, event))
+
+    def run(self, until_s: float) -> None:
+        while self._queue and self._queue[0][0] <= until_s:
+            self.now, _, event = heapq.heappop(self._queue)
+            event()
+            self._check()
+        self.now = until_s
+        self._check()
+
+    def tell(self, text: str) -> None:
+        self.story.append(f"{self.now:9.3f} {text}")
+
+    def holders(self, vip: IP) -> list[NodeName]:
+        return [host.name for host in self.hosts.values() if host.answers(vip, self.now)]
+
+    def _check(self) -> None:
+        for vip in self.vips:
+            holders = self.holders(vip)
+            if len(holders) > 1:
+                twice_since = self._twice_since.setdefault(vip, self.now)
+                if self.now - twice_since > P1_S:
+                    msg = f"P1: {holders} both answer for {vip} since {twice_since:.3f}"
+                    raise PromiseBrokenError("\n".join([*self.story, msg]))
+            else:
+                self._twice_since.pop(vip, None)
+            since = self.unserved_since[vip]
+            if holders and since is not None:
+                self.longest_gap[vip] = max(self.longest_gap[vip], self.now - since)
+                self.unserved_since[vip] = None
+            elif not holders and since is None:
+                self.unserved_since[vip] = self.now
+
+    # Faults and operators
+
+    def power_off(self, host: Host) -> None:
+        self.tell(f"{host.name} loses power")
+        host.powered = False
+        host.kernel.clear()
+
+    def power_on(self, host: Host) -> None:
+        if not host.powered:
+            self.tell(f"{host.name} boots")
+            host.powered, host.running, host.paused = True, True, False
+            host.boot += 1
+            host.start_agent()
+            self._boot(host)
+
+    def pause(self, host: Host) -> None:
+        if host.turning:
+            self.tell(f"the agent of {host.name} hangs")
+            host.paused = True
+
+    def resume(self, host: Host) -> None:
+        if host.paused:
+            self.tell(f"the agent of {host.name} runs on")
+            host.paused = False
+            self._turn(host)
+
+    def restart_agent(self, host: Host) -> None:
+        """SIGKILL or `systemctl restart`: the kernel keeps the addresses, the next agent adopts them."""
+        if host.powered:
+            self.tell(f"the agent of {host.name} is restarted")
+            host.paused, host.running = False, True
+            host.start_agent()
+            self.at(1.0, lambda: self._boot(host))
+
+    def stop_agent(self, host: Host) -> None:
+        """`systemctl stop`: hand over, end the session."""
+        if host.turning:
+            self.tell(f"the agent of {host.name} is asked to stop")
+            host.agent.stop()
+            self._turn(host)
+
+    def start_stopped(self, host: Host) -> None:
+        if host.powered and not host.running:
+            self.tell(f"the agent of {host.name} is started")
+            host.running = True
+            host.start_agent()
+            self._boot(host)
+
+    def api(self, *, up: bool) -> None:
+        self.tell(f"the API is {'back' if up else 'gone'}")
+        self.api_up = up
+
+    def cut(self, host: Host, *, off: bool) -> None:
+        self.tell(f"{host.name} is {'cut off from' if off else 'connected to'} the API")
+        host.reaches_api = not off
+        if not off:
+            self._relist(host)
+
+    def entitle(self, host: Host, *, yes: bool) -> None:
+        self.tell(f"{host.name} is {'a' if yes else 'no'} candidate")
+        (self.not_entitled.discard if yes else self.not_entitled.add)(host.name)
+        for each in self.hosts.values():
+            self._later(each, 0.001, self._rank)
+
+    def delete_service(self, vip: IP) -> None:
+        self.tell(f"the Service of {vip} is deleted")
+        self.wanted.discard(vip)
+        for each in self.hosts.values():
+            self._later(each, 0.001, self._rank)
+
+    # A host's life
+
+    def _boot(self, host: Host) -> None:
+        agent = host.agent
+
+        def begin() -> None:
+            if host.agent is not agent or not host.turning:
+                return
+            self._relist(host)
+            for vip, until in host.kernel.items():
+                if until > self.now:
+                    agent.held_is(vip, ETH0)
+            self._renew(host, agent)
+            self._extend(host, agent)
+
+        self.at(self.random.uniform(0.0, 0.5), begin)
+
+    def _relist(self, host: Host) -> None:
+        if not (host.turning and host.reaches_api and self.api_up):
+            return
+        for node, session in self.sessions.items():
+            known = host.agent.sessions.get(node)
+            if known is None or known.resource_version != session.resource_version:
+                host.agent.session_seen(node, replace(session, seen_at=Instant(self.now)), Instant(self.now))
+        for vip in self.vips:
+            claim = self.claims.get(vip)
+            seen = replace(claim, seen_at=Instant(self.now)) if claim else None
+            host.agent.claim_seen(vip, seen, Instant(self.now))
+        self._rank(host)
+
+    def _rank(self, host: Host) -> None:
+        for vip in self.vips:
+            nodes = [n for n in self.hosts if n not in self.not_entitled]
+            nodes.sort(key=lambda n: rendezvous(n, str(vip)))
+            ranked = tuple(Candidate(node=n, weight=0, interface=ETH0) for n in nodes)
+            host.agent.ranking_is(vip, Ranking(ranked=ranked, excluded={}) if vip in self.wanted else None)
+
+    def _renew(self, host: Host, agent: Ownership) -> None:
+        if host.agent is not agent or not host.running or not host.powered:
+            return
+        if host.turning and host.reaches_api and self.api_up and not agent.stopping:
+            self._write_session(host, ended=False)
+            self.at(RENEW_S * self.random.uniform(0.9, 1.1), lambda: self._renew(host, agent))
+        else:
+            self.at(self.random.uniform(0.5, 1.0), lambda: self._renew(host, agent))
+
+    def _write_session(self, host: Host, *, ended: bool) -> None:
+        session = Session(
+            node=host.name,
+            instance="" if ended else str(host.boot),
+            resource_version=self._next_rv(),
+            seen_at=Instant(self.now),
+            duration_s=DURATION_S,
+        )
+        self.sessions[host.name] = session
+        self._broadcast(lambda h: self._see_session(h, session))
+
+    def _see_session(self, host: Host, session: Session) -> None:
+        host.agent.session_seen(session.node, replace(session, seen_at=Instant(self.now)), Instant(self.now))
+
+    def _extend(self, host: Host, agent: Ownership) -> None:
+        """The loop that keeps the kernel's addresses alive: it runs only while the agent turns."""
+        if host.agent is not agent or not host.running or not host.powered:
+            return
+        if host.turning:
+            for vip in [v for v, until in host.kernel.items() if until <= self.now]:
+                del host.kernel[vip]
+                agent.held_is(vip, None)
+            for vip in host.kernel:
+                host.kernel[vip] = self.now + LIFETIME_S
+            self._turn(host)
+        self.at(EXTEND_S, lambda: self._extend(host, agent))
+
+    def _turn(self, host: Host) -> None:
+        if not host.turning:
+            return
+        agent = host.agent
+        for vip in [v for v, until in host.kernel.items() if until <= self.now]:
+            del host.kernel[vip]
+            agent.held_is(vip, None)
+        for _ in range(10):
+            acts = agent.turn(Instant(self.now))
+            for act in acts:
+                self._apply(host, agent, act)
+            if not acts:
+                break
+        if agent.stopped and not host.session_ended and host.reaches_api and self.api_up:
+            host.session_ended, host.running = True, False
+            self._write_session(host, ended=True)
+        wake = agent.next_wake()
+        if wake is not None:
+            self._later(host, max(0.0, wake - self.now), lambda _: None)
+
+    def _later(self, host: Host, delay_s: float, event: Callable[[Host], None]) -> None:
+        agent = host.agent
+
+        def happen() -> None:
+            if host.agent is agent and host.turning:
+                event(host)
+                self._turn(host)
+            elif host.agent is agent and host.paused and host.powered:
+                self.at(0.5, happen)  # sockets keep what arrives for a stopped process
+
+        self.at(delay_s, happen)
+
+    def _broadcast(self, event: Callable[[Host], None]) -> None:
+        for host in self.hosts.values():
+            if host.reaches_api:
+                self._later(host, self.random.uniform(0.001, 0.05), event)
+
+    # Acts
+
+    def _apply(self, host: Host, agent: Ownership, act: Act) -> None:
+        match act:
+            case AddAddress(vip=vip, why=why):
+                self.tell(f"{host.name} adds {vip} ({why})")
+                host.kernel[vip] = self.now + LIFETIME_S
+                agent.held_is(vip, ETH0)
+                for other in self.hosts.values():
+                    if other is not host:
+                        self._later(other, 0.001, lambda h: h.agent.heard(vip, Instant(self.now)))
+            case RemoveAddress(vip=vip, why=why):
+                self.tell(f"{host.name} removes {vip} ({why})")
+                host.kernel.pop(vip, None)
+                agent.held_is(vip, None)
+            case Probe(vip=vip):
+                self._probe(host, agent, vip)
+            case WriteClaim() | DeleteClaim():
+                self._write(host, agent, act)
+            case ReportConflict(vip=vip, mac=mac):
+                self.tell(f"{host.name} reports that {mac} answers for {vip}")
+
+    def _probe(self, host: Host, agent: Ownership, vip: IP) -> None:
+        heard: list[NodeName] = []
+
+        def ask() -> None:
+            heard.extend(name for name in self.holders(vip) if name != host.name)
+
+        def conclude(_: Host) -> None:
+            agent.probed(vip, Mac(f"mac-of-{heard[0]}") if heard else None, Instant(self.now))
+
+        for i in range(3):
+            self.at(0.03 * i, ask)
+        self._later(host, 0.11, conclude)
+
+    def _write(self, host: Host, agent: Ownership, act: WriteClaim | DeleteClaim) -> None:
+        def arrive() -> None:
+            if not (host.reaches_api and self.api_up):
+                self._later(host, 2.0, lambda _: agent.wrote(act.vip, Write.UNKNOWN, Instant(self.now)))
+                return
+            outcome = self._commit(act, host)
+            if self.random.random() < self.lost_reply_chance:
+                self._later(host, 2.0, lambda _: agent.wrote(act.vip, Write.UNKNOWN, Instant(self.now)))
+                return
+            current = self.claims.get(act.vip)
+
+            def reply(_: Host) -> None:
+                seen = replace(current, seen_at=Instant(self.now)) if current else None
+                agent.claim_seen(act.vip, seen, Instant(self.now))
+                agent.wrote(act.vip, outcome, Instant(self.now))
+
+            self._later(host, self.random.uniform(0.001, 0.01), reply)
+
+        self.at(self.random.uniform(0.001, 0.01), arrive)
+
+    def _commit(self, act: WriteClaim | DeleteClaim, host: Host) -> Write:
+        current = self.claims.get(act.vip)
+        have = current.resource_version if current else ""
+        want = act.expected.resource_version if act.expected else ""
+        if have != want:
+            return Write.LOST
+        if isinstance(act, DeleteClaim):
+            del self.claims[act.vip]
+            self.tell(f"{host.name} deletes the claim of {act.vip}")
+            self._broadcast(lambda h: h.agent.claim_seen(act.vip, None, Instant(self.now)))
+            return Write.WON
+        claim = Claim(
+            holder=act.holder,
+            predecessor=act.predecessor,
+            resource_version=self._next_rv(),
+            seen_at=Instant(self.now),
+        )
+        if act.holder is not None:
+            self.moves += 1
+        self.claims[act.vip] = claim
+        self.tell(f"{host.name} writes {act.vip} -> {act.holder} ({act.why}: {act.detail})")
+        self._broadcast(
+            lambda h: h.agent.claim_seen(act.vip, replace(claim, seen_at=Instant(self.now)), Instant(self.now))
+        )
+        return Write.WON
+
+    def _next_rv(self) -> str:
+        self._rv += 1
+        return str(self._rv)
