@@ -50,7 +50,8 @@ def check(resources: Iterable[Resource], *, namespace: str) -> Report:
         if is_ours(resource) and resource.kind not in STATUS_KINDS:
             judged.append(resource)
         else:
-            skipped.append(f"{resource.kind} {resource.namespace}/{resource.name}")
+            name = f" {resource.namespace}/{resource.name}" if resource.name else ""
+            skipped.append(resource.kind + name)
     faults = (*build(judged, namespace=namespace).faults, *_given_twice(judged))
     return Report(
         verdicts=tuple(_verdict(key, faults) for key in sorted({resource.key for resource in judged})),

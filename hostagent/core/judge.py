@@ -74,6 +74,10 @@ class View:
     """The address is on an interface of this host."""
     placed: bool
     """It is on the interface where it should be."""
+    lapsed: bool
+    """The address expired under a claim of this host: what is known of the claim may be as old as that."""
+    let_go: bool
+    """This host took the address off under a claim of its own, and has not yet heard that the claim was released."""
     writing: bool
     probing: bool
     probed: Probed | None
@@ -129,6 +133,8 @@ def _ours(view: View, claim: Claim) -> Verdict:
     if view.entitled and not view.stopping:
         if view.held and view.placed:
             return Verdict(why=Why.HOLDS)
+        if (view.lapsed or view.let_go) and not view.held:
+            return _ask_before_adding(view, claim)
         handed = claim.predecessor is not None
         detail = f"handed over by {claim.predecessor}" if handed else ""
         return Verdict(
@@ -153,6 +159,23 @@ def _ours(view: View, claim: Claim) -> Verdict:
     if view.held:
         acts = (RemoveAddress(vip=view.vip, why=why, detail="no other host is a candidate"), *acts)
     return Verdict(acts=acts, why=Why.NO_SUCCESSOR)
+
+
+def _ask_before_adding(view: View, claim: Claim) -> Verdict:
+    """The address was off this host for a while. Others may have moved on, so nothing is added on old knowledge.
+
+    Only a fresh compare-and-swap tells. After a hang the VIP goes to another host if there is one: this one just
+    failed at it.
+    """
+    if view.writing:
+        return Verdict(why=Why.WAITS)
+    if view.lapsed:
+        target = view.heir if view.heir is not None else view.me
+        why, detail = Why.LAPSED, f"the address expired on {view.me}, whose agent had not turned for its lifetime"
+    else:
+        target, why, detail = view.me, Why.RETURNS, f"{view.me} is a candidate again"
+    act = WriteClaim(vip=view.vip, holder=target, expected=claim, why=why, detail=detail)
+    return Verdict(acts=(act,), why=why)
 
 
 def _free(view: View, now: Instant) -> Verdict:

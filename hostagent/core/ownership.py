@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from hostagent.core.candidates import Ranking
 from hostagent.core.judge import Probed, Standing, Verdict, View, judge
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
-from hostagent.model.ownership import Act, Claim, DeleteClaim, Probe, ReportConflict, Session, Write, WriteClaim
+from hostagent.model.ownership import (
+    Act,
+    Claim,
+    DeleteClaim,
+    Probe,
+    RemoveAddress,
+    ReportConflict,
+    Session,
+    Write,
+    WriteClaim,
+)
 
 RETRY_S = 1.0
 """Pause before an act that failed is asked for again."""
@@ -34,6 +44,8 @@ class _Vip:
     """None: no Service uses it."""
     claim: Claim | None = None
     held_on: InterfaceName | None = None
+    lapsed: bool = False
+    let_go: bool = False
     writing: bool = False
     probing: bool = False
     probed: Probed | None = None
@@ -94,10 +106,11 @@ class Ownership:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
         self.lease_stream_alive(now)
         known = self._vip(vip)
-        if known.claim is not None and claim is not None and known.claim.resource_version == claim.resource_version:
-            return  # the echo of what the reply to our write told already; its first sight counts
+        if known.claim is not None and claim is not None and not _newer(claim, known.claim):
+            return  # the watch is behind the reply to our own write, or echoes it; its first sight counts
         if _holder(known.claim) != _holder(claim):
             known.probed = known.open_since = known.conflict = None
+            known.lapsed = known.let_go = False
         known.claim = claim
         self._dirty.add(vip)
 
@@ -115,11 +128,19 @@ class Ownership:
             known.held_on = interface
             self._dirty.add(vip)
 
+    def lapsed(self, vip: IP) -> None:
+        """The kernel ended the address by its lifetime: this agent, or the one before it, had stopped turning."""
+        known = self._vip(vip)
+        known.held_on, known.lapsed = None, True
+        self._dirty.add(vip)
+
     def wrote(self, vip: IP, outcome: Write, now: Instant) -> None:
         """A claim write or deletion has ended. What it left in the API is told by `claim_seen`, before this."""
         known = self._vip(vip)
         known.writing = False
-        if outcome is not Write.WON:
+        if outcome is Write.WON:
+            known.lapsed = known.let_go = False  # what is known of the claim is fresh again
+        else:
             known.probed = None  # whoever was quicker may answer by now
         self._dirty.add(vip)
         if outcome is Write.UNKNOWN:
@@ -146,9 +167,9 @@ class Ownership:
             if known.held_on is not None:
                 self._dirty.add(vip)
 
-    def act_failed(self, vip: IP, now: Instant) -> None:
-        """An address could not be added or removed: ask again in a moment."""
-        self._again(vip, self._vip(vip), Instant(now + RETRY_S))
+    def ask_again(self, vip: IP, at: Instant) -> None:
+        """An act could not be done yet, or failed: judge the VIP once more then."""
+        self._wake(vip, self._vip(vip), at)
 
     def stop(self) -> None:
         """Hand over everything from now on, and take nothing."""
@@ -234,6 +255,8 @@ class Ownership:
                     known.writing, known.wrote_at = True, now
                 case Probe():
                     known.probing = True
+                case RemoveAddress():
+                    known.let_go = _holder(known.claim) == self.me
                 case ReportConflict(mac=mac) if known.conflict == mac:
                     continue  # told already
                 case ReportConflict(mac=mac):
@@ -273,6 +296,8 @@ class Ownership:
             last_sign_at=session.seen_at if session else None,
             expires_at=expires_at,
             held=known.held_on is not None,
+            lapsed=known.lapsed,
+            let_go=known.let_go,
             placed=mine is not None and known.held_on == mine.interface,
             writing=known.writing,
             probing=known.probing,
@@ -317,3 +342,9 @@ class Ownership:
 
 def _holder(claim: Claim | None) -> NodeName | None:
     return claim.holder if claim is not None else None
+
+
+def _newer(claim: Claim, known: Claim) -> bool:
+    """Resource versions of one kind grow, and may be compared as numbers (Kubernetes API conventions since 1.35)."""
+    a, b = claim.resource_version, known.resource_version
+    return int(a) > int(b) if a.isdecimal() and b.isdecimal() else a != b

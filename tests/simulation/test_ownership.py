@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hostagent.core.judge import HAND_OVER_S
 from hostagent.model.names import NodeName
-from tests.simulation.world import DURATION_S, LIFETIME_S, World
+from tests.simulation.world import DURATION_S, LIFETIME_S, STOP_S, World
 
 FAULTS = (
     "power_off", "power_on", "pause", "resume", "restart_agent", "stop_agent", "start_stopped",
@@ -54,9 +54,11 @@ def test_never_two_answer_and_all_are_served_again_once_the_faults_are_over(
         happen(world, fault, number)
     world.lost_reply_chance = 0.0
     world.api(up=True)
-    for number in (1, 2, 3):
-        for cure in ("power_on", "resume", "start_stopped", "uncut", "entitle"):
-            happen(world, cure, number)
+    for _ in range(2):  # an agent that is still stopping can be started only when it has stopped
+        for number in (1, 2, 3):
+            for cure in ("power_on", "resume", "start_stopped", "uncut", "entitle"):
+                happen(world, cure, number)
+        world.run(world.now + STOP_S)
     world.run(world.now + 4 * DURATION_S)
     for vip in world.vips:
         claim = world.claims.get(vip)
@@ -84,6 +86,20 @@ def test_a_hung_agent_loses_the_address_within_its_lifetime_and_another_takes_ov
     assert world.holders(vip) == []
     world.run(world.now + DURATION_S)
     assert world.holders(vip) not in ([], [holder])
+
+
+def test_an_agent_that_wakes_from_a_hang_never_answers_for_what_has_moved() -> None:
+    """Its view is as old as its hang: only a fresh compare-and-swap may bring an address back."""
+    world = settled()
+    vip = world.vips[0]
+    [holder] = world.holders(vip)
+    world.pause(world.hosts[holder])
+    world.run(world.now + 2 * DURATION_S)
+    [successor] = world.holders(vip)
+    for _ in range(100):
+        world.resume(world.hosts[holder])
+        world.run(world.now + 0.02)
+        assert world.holders(vip) == [successor]
 
 
 def test_a_restarted_agent_moves_nothing_and_loses_nothing() -> None:

@@ -28,7 +28,7 @@ from hostagent.model.ownership import (
     WriteClaim,
 )
 
-DURATION_S, RENEW_S, LIFETIME_S, EXTEND_S = 15.0, 5.0, 10.0, 3.0
+DURATION_S, RENEW_S, LIFETIME_S, EXTEND_S, STOP_S = 15.0, 5.0, 10.0, 3.0, 8.0
 ETH0 = InterfaceName("eth0")
 P1_S = 0.1
 
@@ -46,6 +46,8 @@ class Host:
     powered: bool = True
     running: bool = True
     paused: bool = False
+    synced: bool = False
+    """The agent has seen the API's lists and its own kernel; before that it decides nothing."""
     reaches_api: bool = True
     kernel: dict[IP, float] = field(default_factory=dict)
     agent: Ownership = field(init=False)
@@ -57,7 +59,7 @@ class Host:
 
     def start_agent(self) -> None:
         self.agent = Ownership(me=self.name, duration_s=DURATION_S, renew_s=RENEW_S)
-        self.session_ended = False
+        self.session_ended = self.synced = False
 
     @property
     def turning(self) -> bool:
@@ -116,7 +118,9 @@ class World:
             holders = self.holders(vip)
             if len(holders) > 1:
                 twice_since = self._twice_since.setdefault(vip, self.now)
-                if self.now - twice_since > P1_S:
+                # An agent that hangs while it hands over is fenced by the lifetime alone (docs/ownership.md, limits).
+                hung = any(self.hosts[name].paused for name in holders)
+                if self.now - twice_since > (LIFETIME_S if hung else P1_S):
                     msg = f"P1: {holders} both answer for {vip} since {twice_since:.3f}"
                     raise PromiseBrokenError("\n".join([*self.story, msg]))
             else:
@@ -166,8 +170,17 @@ class World:
         """`systemctl stop`: hand over, end the session."""
         if host.turning:
             self.tell(f"the agent of {host.name} is asked to stop")
-            host.agent.stop()
+            agent = host.agent
+            agent.stop()
             self._turn(host)
+            self.at(STOP_S, lambda: self._give_up(host, agent))
+
+    def _give_up(self, host: Host, agent: Ownership) -> None:
+        """What could not be handed over in time (no API) is let go all the same: systemd waits for nobody."""
+        if host.agent is agent and host.powered and host.running:
+            self.tell(f"the agent of {host.name} gives up stopping in order")
+            host.kernel.clear()
+            host.running = host.paused = False
 
     def start_stopped(self, host: Host) -> None:
         if host.powered and not host.running:
@@ -206,17 +219,26 @@ class World:
         def begin() -> None:
             if host.agent is not agent or not host.turning:
                 return
+            if not (host.reaches_api and self.api_up):
+                self.at(0.5, begin)
+                return
+            host.synced = True
             self._relist(host)
-            for vip, until in host.kernel.items():
-                if until > self.now:
-                    agent.held_is(vip, ETH0)
+            self._expire(host)
+            for vip in host.kernel:
+                agent.held_is(vip, ETH0)
+            before = self.sessions.get(host.name)
+            same_boot = before is not None and before.instance == str(host.boot)
+            for vip, claim in agent.claims.items():
+                if same_boot and claim.holder == host.name and vip not in host.kernel:
+                    agent.lapsed(vip)
             self._renew(host, agent)
             self._extend(host, agent)
 
         self.at(self.random.uniform(0.0, 0.5), begin)
 
     def _relist(self, host: Host) -> None:
-        if not (host.turning and host.reaches_api and self.api_up):
+        if not (host.turning and host.synced and host.reaches_api and self.api_up):
             return
         for node, session in self.sessions.items():
             known = host.agent.sessions.get(node)
@@ -263,21 +285,23 @@ class World:
         if host.agent is not agent or not host.running or not host.powered:
             return
         if host.turning:
-            for vip in [v for v, until in host.kernel.items() if until <= self.now]:
-                del host.kernel[vip]
-                agent.held_is(vip, None)
+            self._expire(host)
             for vip in host.kernel:
                 host.kernel[vip] = self.now + LIFETIME_S
             self._turn(host)
         self.at(EXTEND_S, lambda: self._extend(host, agent))
 
-    def _turn(self, host: Host) -> None:
-        if not host.turning:
-            return
-        agent = host.agent
+    def _expire(self, host: Host) -> None:
+        """What the kernel did by itself, as the agent learns of it on its next turn."""
         for vip in [v for v, until in host.kernel.items() if until <= self.now]:
             del host.kernel[vip]
-            agent.held_is(vip, None)
+            host.agent.lapsed(vip)
+
+    def _turn(self, host: Host) -> None:
+        if not (host.turning and host.synced):
+            return
+        agent = host.agent
+        self._expire(host)
         for _ in range(10):
             acts = agent.turn(Instant(self.now))
             for act in acts:
@@ -305,7 +329,7 @@ class World:
 
     def _broadcast(self, event: Callable[[Host], None]) -> None:
         for host in self.hosts.values():
-            if host.reaches_api:
+            if host.reaches_api and host.synced:
                 self._later(host, self.random.uniform(0.001, 0.05), event)
 
     # Acts

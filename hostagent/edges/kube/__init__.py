@@ -1,0 +1,1 @@
+"""The Kubernetes API: credentials, transport, watches, and the few things that we write."""

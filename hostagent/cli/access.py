@@ -1,0 +1,139 @@
+"""`hostagent access`: prepare a cluster, issue hosts their credentials. For the control machine, not for hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from hostagent.edges.kube import access as cluster
+from hostagent.edges.kube import signing
+from hostagent.edges.kube.access import Applied, Outcome
+from hostagent.edges.kube.transport import Api
+from hostagent.model.errors import ConfigError, EdgeError
+from hostagent.model.names import NodeName
+
+T = TypeVar("T")
+
+EXIT_API = 1
+EXIT_REFUSED = 65  # EX_DATAERR: what was given is wrong
+EXIT_CONFIG = 78  # EX_CONFIG: this machine's own set-up is
+
+_kubeconfig = click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    default=lambda: os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config"),
+    show_default="$KUBECONFIG, else ~/.kube/config",
+    help="A cluster admin's kubeconfig.",
+)
+_namespace = click.option(
+    "--namespace", default=cluster.PACKAGED_NAMESPACE, show_default=True, help="The configuration namespace."
+)
+_output = click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+
+
+@click.group()
+def access() -> None:
+    """Prepare a cluster for hostagent, and issue hosts their credentials.
+
+    Run on the control machine with a cluster admin's kubeconfig. Exits with 0 if done, 1 if the API did not do it,
+    65 if a certificate request was refused, 78 if the kubeconfig or this machine cannot be used.
+    """
+
+
+@access.command("apply")
+@_kubeconfig
+@_namespace
+@click.option("--dry-run", is_flag=True, help="Only say what would change; the API server decides, and keeps nothing.")
+@_output
+def apply(kubeconfig: str, namespace: str, dry_run: bool, output: str) -> None:
+    """Install or update kinds, namespace and access rules. A second run changes nothing."""
+    wanted = cluster.objects((text for _, text in cluster.manifests()), namespace=namespace)
+    done = _with_api(kubeconfig, lambda api: cluster.apply(api, wanted, dry_run=dry_run))
+    _report(done, output=output, dry_run=dry_run)
+
+
+@access.command("remove")
+@_kubeconfig
+@_namespace
+@click.option("--with-crds", is_flag=True, help="Delete namespace and kinds too, and with them all pools and claims.")
+@_output
+def remove(kubeconfig: str, namespace: str, with_crds: bool, output: str) -> None:
+    """Remove what `apply` installed; the configuration stays unless --with-crds is given."""
+    unwanted = cluster.objects((text for _, text in cluster.manifests()), namespace=namespace)
+    done = _with_api(kubeconfig, lambda api: cluster.remove(api, unwanted, with_crds=with_crds))
+    _report(done, output=output, dry_run=False)
+
+
+@access.command("manifests")
+@_namespace
+def manifests(namespace: str) -> None:
+    """Print what `apply` applies, for those who use kubectl or GitOps."""
+    for name, text in cluster.manifests():
+        click.echo(f"---\n# {name}\n{text.replace(cluster.PACKAGED_NAMESPACE, namespace).rstrip()}")
+
+
+@access.command("sign")
+@click.option("--node", required=True, metavar="NAME", help="The host's Node name.")
+@click.option("--days", default=365, show_default=True, type=click.IntRange(1, 3650), help="Validity asked for.")
+@_kubeconfig
+def sign(node: str, days: int, kubeconfig: str) -> None:
+    """Sign a host's certificate request (PEM on standard input) for user hostagent:node:NAME.
+
+    Prints JSON: certificate, ca, servers, expires. The request must carry exactly this user (CN) and the group
+    hostagent:nodes (O); the host keeps its key. The cluster may grant a shorter validity than asked for.
+    """
+    request_pem = sys.stdin.buffer.read()
+    signed = _with_api(
+        kubeconfig, lambda api: signing.sign(api, node=NodeName(node), request_pem=request_pem, days=days)
+    )
+    click.echo(json.dumps(asdict(signed), indent=2))
+
+
+def _with_api(kubeconfig: str, act: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+    async def run() -> T:
+        api = await Api.open(kubeconfig, user_agent="hostagent-access")
+        try:
+            return await act(api)
+        finally:
+            await api.close()
+
+    try:
+        return asyncio.run(run())
+    except signing.RequestRefusedError as exc:
+        _fail(str(exc), EXIT_REFUSED)
+    except ConfigError as exc:
+        _fail(str(exc), EXIT_CONFIG)
+    except EdgeError as exc:
+        _fail(str(exc), EXIT_API)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"hostagent: {message}", err=True)
+    sys.exit(code)
+
+
+def _report(done: Sequence[Applied], *, output: str, dry_run: bool) -> None:
+    if output == "json":
+        shape = {
+            "changed": any(each.changed for each in done),
+            "dryRun": dry_run,
+            "objects": [
+                {"kind": e.kind, "name": e.name, "outcome": e.outcome.value, "differences": list(e.differences)}
+                for e in done
+            ],
+        }
+        click.echo(json.dumps(shape, indent=2))
+        return
+    for each in done:
+        would = "would be " if dry_run and each.outcome is not Outcome.UNCHANGED else ""
+        click.echo(f"{each.kind} {each.name}: {would}{each.outcome}")
+        for line in each.differences:
+            click.echo(f"    {line}")

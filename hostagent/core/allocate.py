@@ -1,0 +1,387 @@
+"""Which addresses each Service gets: Services and pools in, decisions with their reasons out.
+
+The store of assignments is the Services' own status; `Ledger` is only its index. Feeding a decision's result back
+in changes nothing (a fix-point), so a restart, a relist or an allocator that takes over ends in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import ip_address
+
+from hostagent.core.requests import Request, RequestError, annotation, request_of
+from hostagent.model.cluster import (
+    AddressRange,
+    ConfigSet,
+    Family,
+    FamilyPolicy,
+    Pool,
+    Port,
+    Service,
+    TrafficPolicy,
+    any_matches,
+    family_of,
+)
+from hostagent.model.errors import InvariantError
+from hostagent.model.names import IP, Labels, ServiceKey
+
+
+class Outcome(StrEnum):
+    """What becomes of a Service's addresses."""
+
+    LEAVE = "leave"
+    """Not ours, or nothing to do and nothing held."""
+    KEEP = "keep"
+    ASSIGN = "assign"
+    CLEAR = "clear"
+    PENDING = "pending"
+    """Wants an address and cannot have one now; asked again when something is freed or the pools change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to write into a Service's status, and the event that tells why. Event reasons are MetalLB's."""
+
+    outcome: Outcome
+    addresses: tuple[IP, ...] = ()
+    """What the Service has after this decision; empty when cleared or pending."""
+    pool: str = ""
+    event: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tenancy:
+    """How one Service uses an address: what decides whether another may use it too."""
+
+    sharing_key: str
+    backend: str
+    ports: frozenset[Port]
+
+    def tolerates(self, other: _Tenancy) -> bool:
+        """Both say so with the same key, have the same backends where those matter, and no port in common."""
+        return (
+            bool(self.sharing_key)
+            and self.sharing_key == other.sharing_key
+            and self.backend == other.backend
+            and self.ports.isdisjoint(other.ports)
+        )
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Who has which address, and what everybody else may get."""
+
+    load_balancer_class: str | None = None
+    config: ConfigSet = field(default_factory=ConfigSet)
+    namespaces: Mapping[str, Labels] = field(default_factory=dict)
+    _tenants: dict[IP, dict[ServiceKey, _Tenancy]] = field(default_factory=dict)
+    _holdings: dict[ServiceKey, tuple[IP, ...]] = field(default_factory=dict)
+    _shared: dict[str, set[IP]] = field(default_factory=dict)
+    _cursor: dict[AddressRange, int] = field(default_factory=dict)
+    """Below this offset everything in the range is taken: keeps a burst of allocations linear."""
+
+    def ours(self, service: Service) -> bool:
+        """Whether this allocator answers for the Service: its type, and its class equal to the configured one."""
+        return (
+            service.type == "LoadBalancer"
+            and not service.deleted
+            and service.load_balancer_class == self.load_balancer_class
+        )
+
+    def note(self, service: Service) -> None:
+        """Take down what the Service's status says it has: what is written there was given, whoever gave it."""
+        addresses = tuple(ip for ip in map(_parse, service.assigned) if ip is not None)
+        if service.type != "LoadBalancer":
+            addresses = ()
+        self._occupy(service, addresses)
+
+    def forget(self, key: ServiceKey) -> bool:
+        """The Service is gone. True if that freed an address."""
+        return self._vacate(key)
+
+    def holdings(self) -> Mapping[ServiceKey, tuple[IP, ...]]:
+        return self._holdings
+
+    def tenants(self, ip: IP) -> Iterable[ServiceKey]:
+        """The Services that have this address."""
+        return self._tenants.get(ip, {})
+
+    def decide(self, service: Service) -> Decision:
+        """Say what the Service should have, and take it down as had, so that the next decision knows.
+
+        An address once given stays unless the Service or its pool says otherwise. Where pools are set aside as
+        faulty, nothing is taken from anybody for being in no pool.
+        """
+        if not self.ours(service):
+            return Decision(outcome=Outcome.LEAVE)
+        decision = self._decide(service)
+        self._occupy(service, decision.addresses)
+        return decision
+
+    # How a decision is made
+
+    def _decide(self, service: Service) -> Decision:
+        held = self._holdings.get(service.key, ())
+        wanted = tuple(family_of(ip) for ip in service.cluster_ips)
+        if not wanted:
+            return _without(held, "AllocationFailed", "the Service has no cluster IP, so its families are unknown")
+        if service.family_policy is FamilyPolicy.REQUIRE_DUAL and len(wanted) < 2:
+            return _without(held, "AllocationFailed", "RequireDualStack needs two cluster IPs and the Service has one")
+        try:
+            request = request_of(service)
+        except RequestError as fault:
+            if held:  # what works stays; the request is refused
+                return Decision(
+                    outcome=Outcome.KEEP,
+                    addresses=held,
+                    pool=self._pool_name(held),
+                    event="LoadBalancerFailed",
+                    message=str(fault),
+                )
+            return _without(held, "AllocationFailed", str(fault))
+        objection = self._objection(service, held, wanted, request) if held else ""
+        if held and not objection:
+            return self._keep(service, held, wanted, request)
+        found = self._find(service, wanted, request)
+        if isinstance(found, str):
+            if held:
+                return _without(held, "ClearAssignment", f"{_join(held)} is taken back: {objection}; and {found}")
+            return _without(held, "AllocationFailed", found)
+        addresses, pool = found
+        message = f"assigned {_join(addresses)} from pool {pool.name}"
+        if objection:
+            message = f"{message} in place of {_join(held)}: {objection}"
+        return Decision(
+            outcome=Outcome.ASSIGN, addresses=addresses, pool=pool.name, event="IPAllocated", message=message
+        )
+
+    def _keep(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> Decision:
+        pool = self.config.pool_of(held[0])
+        missing = [family for family in wanted if family not in map(family_of, held)]
+        name = pool.name if pool else ""
+        if pool is None or not missing or request.addresses:
+            return Decision(outcome=Outcome.KEEP, addresses=held, pool=name)
+        added = self._first_free(service, pool, missing[0])
+        if added is None:
+            return Decision(outcome=Outcome.KEEP, addresses=held, pool=name)
+        both = tuple(sorted((*held, added), key=lambda ip: wanted.index(family_of(ip))))
+        message = f"assigned {added} from pool {name} as the second family"
+        return Decision(outcome=Outcome.ASSIGN, addresses=both, pool=name, event="IPAllocated", message=message)
+
+    def _objection(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> str:
+        """Why the Service may not keep what it has; empty if it may."""
+        families = [family_of(ip) for ip in held]
+        if len(set(families)) != len(families):
+            return "two addresses of one family"
+        if not set(families) <= set(wanted):
+            return f"the Service's cluster IPs are {_join(wanted)}"
+        if len(families) < len(wanted) and service.family_policy is FamilyPolicy.REQUIRE_DUAL:
+            return "RequireDualStack needs an address of each family"
+        if request.addresses and set(request.addresses) != set(held):
+            return f"the Service asks for {_join(request.addresses)}"
+        pools = [self.config.pool_of(ip) for ip in held]
+        for ip, pool in zip(held, pools, strict=True):
+            if pool is None:
+                if self._pools_set_aside():
+                    continue
+                return f"no pool has {ip}"
+            if not pool.covers(ip):
+                return f"pool {pool.name} has avoidBuggyIPs, which rules out {ip}"
+            if refusal := self._refusal(pool, service):
+                return refusal
+            if request.pool and pool.name != request.pool:
+                return f"the Service asks for pool {request.pool}"
+            rival = self._rival(ip, service)
+            if rival is not None and rival < service.key:  # one of the two moves, and every allocator picks the same
+                return f"{rival} uses {ip} too and they may not share it"
+        return ""
+
+    def _find(self, service: Service, wanted: Sequence[Family], request: Request) -> tuple[tuple[IP, ...], Pool] | str:
+        """Addresses for the Service and their pool, or why there are none."""
+        if request.addresses:
+            return self._find_requested(service, wanted, request)
+        if request.pool:
+            pool = next((pool for pool in self.config.pools if pool.name == request.pool), None)
+            if pool is None:
+                return f'the Service asks for pool "{request.pool}", which does not exist'
+            if refusal := self._refusal(pool, service):
+                return refusal
+            pools: Sequence[Pool] = (pool,)
+        else:
+            pools = self._automatic(service)
+            if not pools:
+                return "no pool gives addresses to this Service by itself: see autoAssign and serviceAllocation"
+        return self._find_in(service, wanted, pools)
+
+    def _find_in(
+        self, service: Service, wanted: Sequence[Family], pools: Sequence[Pool]
+    ) -> tuple[tuple[IP, ...], Pool] | str:
+        for pool in pools:
+            picked = [self._first_free(service, pool, family) for family in wanted]
+            if all(ip is not None for ip in picked):
+                return tuple(ip for ip in picked if ip is not None), pool
+        if service.family_policy is FamilyPolicy.PREFER_DUAL:
+            for family in wanted:
+                for pool in pools:
+                    ip = self._first_free(service, pool, family)
+                    if ip is not None:
+                        return (ip,), pool
+        names = _join(pool.name for pool in pools)
+        together = " together" if len(wanted) > 1 else ""
+        return f"no free {' and '.join(wanted)} address{together} in {names}: free one, or enlarge a pool"
+
+    def _find_requested(
+        self, service: Service, wanted: Sequence[Family], request: Request
+    ) -> tuple[tuple[IP, ...], Pool] | str:
+        asked = request.addresses
+        if sorted(map(family_of, asked)) != sorted(wanted):
+            return f"{_join(asked)} asked for, but the Service's families are {_join(wanted)}: ask for one of each"
+        pool = self.config.pool_of(asked[0])
+        for ip in asked:
+            own = self.config.pool_of(ip)
+            if own is None:
+                return f"{ip} asked for, but no pool has it"
+            if own is not pool:
+                return f"{_join(asked)} asked for, but they are in different pools"
+            if not own.covers(ip):
+                return f"{ip} asked for, but pool {own.name} has avoidBuggyIPs"
+            if request.pool and own.name != request.pool:
+                return f"{ip} asked for, but it is in pool {own.name} and pool {request.pool} is asked for too"
+            if refusal := self._refusal(own, service):
+                return refusal
+            if rival := self._rival(ip, service):
+                return f"{ip} asked for, but {rival} has it"
+        if pool is None:
+            raise InvariantError("a request for addresses names at least one")
+        return asked, pool
+
+    # What a pool has, and for whom
+
+    def _automatic(self, service: Service) -> list[Pool]:
+        """Pools in the order in which they are tried: those pinned to the Service by priority, then the common ones."""
+        usable = [pool for pool in self.config.pools if pool.auto_assign and not self._refusal(pool, service)]
+        pinned = [pool for pool in usable if pool.allocation is not None]
+        pinned.sort(key=_priority)
+        return [*pinned, *(pool for pool in usable if pool.allocation is None)]
+
+    def _refusal(self, pool: Pool, service: Service) -> str:
+        """Why the pool is not for this Service; empty if it is.
+
+        A namespace selector that matches no namespace matches none: it never opens the pool to all.
+        """
+        terms = pool.allocation
+        if terms is None:
+            return ""
+        namespace = service.key.namespace
+        if terms.namespaces or terms.namespace_selectors:
+            labels = self.namespaces.get(namespace, {})
+            selected = bool(terms.namespace_selectors) and any_matches(terms.namespace_selectors, labels)
+            if namespace not in terms.namespaces and not selected:
+                return f"pool {pool.name} is not for namespace {namespace}"
+        if not any_matches(terms.service_selectors, service.labels):
+            return f"pool {pool.name} is for Services with other labels"
+        return ""
+
+    def _first_free(self, service: Service, pool: Pool, family: Family) -> IP | None:
+        """The lowest address of the pool, range by range, that is free or may be shared with its users."""
+        tenancy = _tenancy(service)
+        friendly = self._shared.get(tenancy.sharing_key, ()) if tenancy.sharing_key else ()
+        for addresses in pool.ranges:
+            if family_of(addresses.first) is not family:
+                continue
+            shareable = (ip for ip in friendly if ip in addresses and pool.covers(ip) and not self._rival(ip, service))
+            candidates = [ip for ip in (min(shareable, key=int, default=None), self._free_in(addresses, pool)) if ip]
+            if candidates:
+                return min(candidates, key=int)
+        return None
+
+    def _free_in(self, addresses: AddressRange, pool: Pool) -> IP | None:
+        base, size = addresses.first, int(addresses.last) - int(addresses.first) + 1
+        offset = self._cursor.get(addresses, 0)
+        while offset < size and self._tenants.get(base + offset):
+            offset += 1
+        self._cursor[addresses] = offset
+        while offset < size and (self._tenants.get(base + offset) or not pool.covers(base + offset)):
+            offset += 1
+        return base + offset if offset < size else None
+
+    def _rival(self, ip: IP, service: Service) -> ServiceKey | None:
+        """A Service that has the address and does not tolerate this one beside it."""
+        tenancy = _tenancy(service)
+        for key, other in self._tenants.get(ip, {}).items():
+            if key != service.key and not tenancy.tolerates(other):
+                return key
+        return None
+
+    def _pools_set_aside(self) -> bool:
+        return any(fault.kind == "IPAddressPool" and not fault.warning for fault in self.config.faults)
+
+    def _pool_name(self, held: tuple[IP, ...]) -> str:
+        pool = self.config.pool_of(held[0])
+        return pool.name if pool else ""
+
+    # Book-keeping
+
+    def _occupy(self, service: Service, addresses: tuple[IP, ...]) -> None:
+        tenancy = _tenancy(service)
+        unchanged = self._holdings.get(service.key, ()) == addresses and all(
+            self._tenants[ip].get(service.key) == tenancy for ip in addresses
+        )
+        if unchanged:
+            return
+        self._vacate(service.key)
+        if addresses:
+            self._holdings[service.key] = addresses
+        for ip in addresses:
+            self._tenants.setdefault(ip, {})[service.key] = tenancy
+            if tenancy.sharing_key:
+                self._shared.setdefault(tenancy.sharing_key, set()).add(ip)
+
+    def _vacate(self, key: ServiceKey) -> bool:
+        freed = False
+        for ip in self._holdings.pop(key, ()):
+            tenants = self._tenants[ip]
+            sharing_key = tenants.pop(key).sharing_key
+            if sharing_key and not any(other.sharing_key == sharing_key for other in tenants.values()):
+                self._shared[sharing_key].discard(ip)
+                if not self._shared[sharing_key]:
+                    del self._shared[sharing_key]
+            if not tenants:
+                del self._tenants[ip]
+                freed = True
+                self._rewind(ip)
+        return freed
+
+    def _rewind(self, ip: IP) -> None:
+        for addresses, offset in self._cursor.items():
+            if ip in addresses:
+                self._cursor[addresses] = min(offset, int(ip) - int(addresses.first))
+
+
+def _tenancy(service: Service) -> _Tenancy:
+    local = service.traffic_policy is TrafficPolicy.LOCAL
+    backend = ",".join(f"{k}={v}" for k, v in sorted(service.selector.items())) if local else ""
+    return _Tenancy(sharing_key=annotation(service, "allow-shared-ip"), backend=backend, ports=frozenset(service.ports))
+
+
+def _priority(pool: Pool) -> tuple[bool, int, str]:
+    priority = pool.allocation.priority if pool.allocation else 0
+    return (priority == 0, priority, pool.name)
+
+
+def _without(held: tuple[IP, ...], event: str, message: str) -> Decision:
+    return Decision(outcome=Outcome.CLEAR if held else Outcome.PENDING, event=event, message=message)
+
+
+def _parse(text: str) -> IP | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _join(things: Iterable[object]) -> str:
+    return ", ".join(str(thing) for thing in things)

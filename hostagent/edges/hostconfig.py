@@ -1,0 +1,157 @@
+"""The host's own configuration file: read whole into frozen values, or refused with the key at fault."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from hostagent.model.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/hostagent/config.toml")
+API_TIMEOUT_S = 2.0
+"""Bound on one write to the API; the timing rule below reserves it."""
+SETTLE_S = 0.2
+"""Editors and Ansible write a file in several steps; they are looked at together."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+
+class KubernetesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the API: `[kubernetes]`."""
+
+    kubeconfig: str = "/etc/hostagent/kubeconfig"
+    servers: tuple[str, ...] = ()
+    """Further API endpoints (https://host:port), tried in turn after the kubeconfig's own."""
+
+
+class SessionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This host's sign of life: `[session]`."""
+
+    duration_s: Seconds = 15.0
+    """After so long without a sign of life others may take this host's VIPs, if nobody answers for them."""
+    renew_s: Seconds = 5.0
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes to the journal: `[log]`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`/etc/hostagent/config.toml`."""
+
+    node: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")] = ""
+    """Name of this host's Node object; empty in the file means the host name."""
+    namespace: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "metallb-system"
+    """Where the configuration and the Leases live."""
+    load_balancer_class: str = ""
+    """Serve only Services of this class; empty: only those without a class."""
+    allocator: bool = True
+    """Whether this host may be elected to allocate addresses."""
+    hang_timeout_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 10
+    """Address lifetime in the kernel, and the unit's WatchdogSec: a hung agent's VIPs are answered no longer."""
+    kubernetes: KubernetesConfig = KubernetesConfig()
+    session: SessionConfig = SessionConfig()
+    log: LogConfig = LogConfig()
+
+
+def load(path: Path) -> HostConfig:
+    """Read and check the configuration.
+
+    Raises ConfigError naming the file, the key and the remedy: for an unreadable file, bad TOML, an unknown key, a
+    value of the wrong type or range, and timings with which sessions would expire while their host is well.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str) -> HostConfig:
+    """Decode the text of a configuration file; see `load`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{source}: not valid TOML: {exc}") from exc
+    try:
+        config = msgspec.convert(table, HostConfig)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{source}: {_readable(str(exc))}") from exc
+    session = config.session
+    if session.duration_s < 2 * session.renew_s + 2 * API_TIMEOUT_S:
+        raise ConfigError(
+            f"{source}: session.duration_s = {session.duration_s:g} is too short for session.renew_s = "
+            f"{session.renew_s:g}: a single lost renewal would cost this host its VIPs; "
+            f"set duration_s to at least {2 * session.renew_s + 2 * API_TIMEOUT_S:g}, or renew_s lower"
+        )
+    for server in config.kubernetes.servers:
+        if not server.startswith("https://"):
+            raise ConfigError(f'{source}: kubernetes.servers: "{server}" must begin with https://')
+    if not config.node:
+        config = msgspec.structs.replace(config, node=socket.gethostname().lower())
+    return config
+
+
+def _readable(message: str) -> str:
+    """`Object contains unknown field `x` - at `$.session`` → the key as the file spells it, and what is known there."""
+    what, _, where = message.partition(" - at `$")
+    section = where.rstrip("`").lstrip(".")
+    if "unknown field" not in what:
+        return f"{section or 'the file'}: {what}"
+    key = what.split("`")[1]
+    known = {"": HostConfig, "kubernetes": KubernetesConfig, "session": SessionConfig, "log": LogConfig}
+    fields = ", ".join(known[section].__struct_fields__) if section in known else ""
+    full = f"{section}.{key}" if section else key
+    return f"{full}: unknown key (is it misspelt?); known here: {fields}"
+
+
+class _Changes(FileSystemEventHandler):
+    def __init__(self, names: frozenset[str], wake: Callable[[], None]) -> None:
+        self._names, self._wake = names, wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type in ("opened", "closed_no_write"):
+            return
+        touched = {Path(str(path)).name for path in (event.src_path, event.dest_path) if path}
+        if touched & self._names:
+            self._wake()
+
+
+async def watch(paths: Iterable[Path], changed: Callable[[], None]) -> None:
+    """Call `changed` after any of the files was written, replaced or removed; runs until cancelled.
+
+    Directories are watched, not files: editors, Ansible and certificate tools replace files by renaming.
+    """
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    by_directory: dict[Path, set[str]] = {}
+    for path in paths:
+        by_directory.setdefault(path.parent, set()).add(path.name)
+    observer = Observer()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(woken.set)
+
+    for directory, names in by_directory.items():
+        observer.schedule(_Changes(frozenset(names), wake), str(directory))
+    observer.start()
+    try:
+        while True:
+            await woken.wait()
+            await asyncio.sleep(SETTLE_S)
+            woken.clear()
+            changed()
+    finally:
+        observer.stop()
+        await asyncio.to_thread(observer.join)
