@@ -1,0 +1,30 @@
+"""The `hostagent` command."""
+
+from __future__ import annotations
+
+import click
+
+from hostagent import __version__
+from hostagent.cli.access import access
+from hostagent.cli.check import check
+from hostagent.cli.run import run
+from hostagent.cli.status import status
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def hostagent() -> None:
+    """LoadBalancer addresses for bare-metal Kubernetes, answered by the hosts themselves.
+
+    On a host, `run` is what the systemd service starts, and `status` asks it what it does. On the control machine,
+    `access` prepares the cluster and `check` validates manifests before they are applied.
+    """
+
+
+@hostagent.command("version")
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)
+
+
+for command in (run, status, check, access):
+    hostagent.add_command(command)

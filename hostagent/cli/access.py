@@ -135,5 +135,5 @@ def _report(done: Sequence[Applied], *, output: str, dry_run: bool) -> None:
     for each in done:
         would = "would be " if dry_run and each.outcome is not Outcome.UNCHANGED else ""
         click.echo(f"{each.kind} {each.name}: {would}{each.outcome}")
-        for line in each.differences:
+        for line in each.differences if dry_run else ():
             click.echo(f"    {line}")

@@ -47,7 +47,7 @@ def check(files: tuple[str, ...], host_configs: tuple[str, ...], namespace: str,
     if output == "json":
         click.echo(json.dumps(to_json(report), indent=2))
     else:
-        _print_table(report)
+        _print_table(report, namespace)
     sys.exit(0 if report.valid else 1)
 
 
@@ -78,9 +78,7 @@ def _read(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as exc:
-        raise click.UsageError(
-            f"{name}: cannot be read ({exc.strerror}); give a file, or -"
-        ) from exc
+        raise click.UsageError(f"{name}: cannot be read ({exc.strerror}); give a file, or -") from exc
     except UnicodeDecodeError as exc:
         raise click.UsageError(f"{name}: is not UTF-8 text; give a YAML file") from exc
 
@@ -99,14 +97,14 @@ def _host_config(name: str) -> Verdict:
     return Verdict(kind=HOST_KIND, namespace="", name=name)
 
 
-def _print_table(report: Report) -> None:
+def _print_table(report: Report, namespace: str) -> None:
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("OBJECT", overflow="fold", max_width=console.width // 3)
     table.add_column("VERDICT", no_wrap=True)
     table.add_column("WHERE AND WHY", overflow="fold")
     for verdict in report.verdicts:
-        name = f"{verdict.namespace}/{verdict.name}" if verdict.namespace else verdict.name
+        name = verdict.name if verdict.namespace in ("", namespace) else f"{verdict.namespace}/{verdict.name}"
         rows = [_row("red", "error", fault) for fault in verdict.errors]
         rows += [_row("yellow", "warning", fault) for fault in verdict.warnings]
         for index, row in enumerate(rows or [(Text("valid", "green"), Text())]):

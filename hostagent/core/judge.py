@@ -76,8 +76,9 @@ class View:
     """It is on the interface where it should be."""
     lapsed: bool
     """The address expired under a claim of this host: what is known of the claim may be as old as that."""
-    let_go: bool
-    """This host took the address off under a claim of its own, and has not yet heard that the claim was released."""
+    in_doubt: bool
+    """What is known of the claim may be old: the agent stalled a moment ago, or this host took the address off under a
+    claim of its own and has not yet heard that the claim was released."""
     writing: bool
     probing: bool
     probed: Probed | None
@@ -133,7 +134,7 @@ def _ours(view: View, claim: Claim) -> Verdict:
     if view.entitled and not view.stopping:
         if view.held and view.placed:
             return Verdict(why=Why.HOLDS)
-        if (view.lapsed or view.let_go) and not view.held:
+        if (view.lapsed or view.in_doubt) and not view.held:
             return _ask_before_adding(view, claim)
         handed = claim.predecessor is not None
         detail = f"handed over by {claim.predecessor}" if handed else ""
@@ -173,8 +174,15 @@ def _ask_before_adding(view: View, claim: Claim) -> Verdict:
         target = view.heir if view.heir is not None else view.me
         why, detail = Why.LAPSED, f"the address expired on {view.me}, whose agent had not turned for its lifetime"
     else:
-        target, why, detail = view.me, Why.RETURNS, f"{view.me} is a candidate again"
-    act = WriteClaim(vip=view.vip, holder=target, expected=claim, why=why, detail=detail)
+        target, why, detail = view.me, Why.RETURNS, f"{view.me} makes sure that the claim is still its own"
+    act = WriteClaim(
+        vip=view.vip,
+        holder=target,
+        predecessor=claim.predecessor if target == view.me else None,
+        expected=claim,
+        why=why,
+        detail=detail,
+    )
     return Verdict(acts=(act,), why=why)
 
 

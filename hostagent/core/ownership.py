@@ -28,6 +28,10 @@ from hostagent.model.ownership import (
 
 RETRY_S = 1.0
 """Pause before an act that failed is asked for again."""
+STALL_S = 5.0
+"""A pause between two turns that others may have used: they need a whole session duration less a renewal to act."""
+CATCH_UP_S = 10.0
+"""For so long after a stall, what arrives may have been said before it; nothing is added on the strength of it."""
 GAP_OF_RENEW = 1.5
 """A silence of the lease stream longer than this many renewal intervals is an outage: nobody's age counts through it.
 
@@ -51,6 +55,7 @@ class _Vip:
     probed: Probed | None = None
     wrote_at: Instant | None = None
     """When the last claim write was asked for: what is heard from then on may be the successor already."""
+    won_at: Instant | None = None
     heard_at: Instant | None = None
     due_at: Instant | None = None
     """The earliest entry in the queue of wake-ups; later ones need no entry, as each judgement asks anew."""
@@ -79,6 +84,8 @@ class Ownership:
     _due: list[tuple[Instant, str, IP]] = field(default_factory=list)
     _stream_at: Instant | None = None
     _fresh_since: Instant | None = None
+    _turned_at: Instant | None = None
+    _doubt_until: Instant | None = None
 
     # What was seen
 
@@ -140,6 +147,7 @@ class Ownership:
         known.writing = False
         if outcome is Write.WON:
             known.lapsed = known.let_go = False  # what is known of the claim is fresh again
+            known.won_at = now
         else:
             known.probed = None  # whoever was quicker may answer by now
         self._dirty.add(vip)
@@ -184,6 +192,9 @@ class Ownership:
         An act that is under way is not asked for again until its outcome was told. Work is proportional to what
         changed, not to the number of VIPs.
         """
+        if self._turned_at is not None and now - self._turned_at > STALL_S:
+            self._doubt_until = Instant(now + CATCH_UP_S)
+        self._turned_at = now
         while self._due and self._due[0][0] <= now:
             due_at, _, vip = heapq.heappop(self._due)
             if vip in self._vips:
@@ -208,6 +219,10 @@ class Ownership:
         """Whether a host's session says that it lives."""
         session = self.sessions.get(node)
         return session is not None and self._alive(session, now)
+
+    def expires_at(self, node: NodeName) -> Instant | None:
+        """When a host's session will count as expired, unless it is heard of before."""
+        return self._expires_at(self.sessions.get(node), None)
 
     @property
     def held(self) -> Mapping[IP, InterfaceName]:
@@ -297,7 +312,7 @@ class Ownership:
             expires_at=expires_at,
             held=known.held_on is not None,
             lapsed=known.lapsed,
-            let_go=known.let_go,
+            in_doubt=known.let_go or self._in_doubt(known, now),
             placed=mine is not None and known.held_on == mine.interface,
             writing=known.writing,
             probing=known.probing,
@@ -317,6 +332,12 @@ class Ownership:
     def _alive(self, session: Session, now: Instant) -> bool:
         expires_at = self._expires_at(session, None)
         return not session.ended and expires_at is not None and now < expires_at
+
+    def _in_doubt(self, known: _Vip, now: Instant) -> bool:
+        """Whether this host stalled not long ago, and has not won a write of this claim since."""
+        if self._doubt_until is None or now >= self._doubt_until:
+            return False
+        return known.won_at is None or known.won_at < self._doubt_until - CATCH_UP_S
 
     def _heard_successor(self, known: _Vip) -> bool:
         """Heard since the hand-over was asked for: the successor's watch may be quicker than the reply to our write."""

@@ -31,6 +31,10 @@ def warn(event: str, message: str, **facts: object) -> None:
     say(event, message, level=logging.WARNING, **facts)
 
 
+def error(event: str, message: str, **facts: object) -> None:
+    say(event, message, level=logging.ERROR, **facts)
+
+
 def set_up(level: str) -> None:
     """Log to the journal when standard error leads there, else to standard error in words."""
     handler: logging.Handler = _JournalHandler() if "JOURNAL_STREAM" in os.environ else _text_handler()

@@ -22,6 +22,7 @@ PACKAGED_NAMESPACE = "metallb-system"
 CRD = "CustomResourceDefinition"
 TIMEOUT_S = 15.0
 ESTABLISHED_WITHIN_S = 30.0
+GONE_WITHIN_S = 60.0
 POLL_S = 0.2
 _OF_THE_SERVER = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 
@@ -43,7 +44,7 @@ class Applied:
     name: str
     outcome: Outcome
     differences: tuple[str, ...] = ()
-    """`path: before -> after`, of a change that was only tried."""
+    """`path: before -> after`, of a change."""
 
     @property
     def changed(self) -> bool:
@@ -82,7 +83,10 @@ async def apply(api: Api, wanted: Sequence[Object], *, dry_run: bool = False) ->
 
 
 async def remove(api: Api, unwanted: Sequence[Object], *, with_crds: bool) -> list[Applied]:
-    """Delete in reverse order. Without `with_crds`, kinds and their namespace stay: they hold the configuration."""
+    """Delete in reverse order; kinds and namespace are gone when this returns, so that `apply` can follow.
+
+    Without `with_crds` these two stay: they hold the configuration. Raises EdgeError naming the object.
+    """
     discovery = Discovery(api)
     outcomes: list[Applied] = []
     for each in reversed(unwanted):
@@ -98,6 +102,10 @@ async def remove(api: Api, unwanted: Sequence[Object], *, with_crds: bool) -> li
                 raise
             outcome = Outcome.ABSENT
         outcomes.append(Applied(kind=each["kind"], name=name_of(each), outcome=outcome))
+    if with_crds:
+        for each in unwanted:
+            if each["kind"] in (CRD, "Namespace"):
+                await _gone(api, await discovery.path_of(each), each)
     return outcomes
 
 
@@ -107,6 +115,8 @@ async def _apply(api: Api, discovery: Discovery, wanted: Object, *, dry_run: boo
         return Applied(kind=kind, name=name, outcome=Outcome.CREATED)
     path = await discovery.path_of(wanted)
     before = await get(api, path)
+    if before is not None and before["metadata"].get("deletionTimestamp"):
+        raise EdgeError("apply", f"{kind} {name}", "it is being deleted at the moment: try again when it is gone")
     query = {"fieldManager": FIELD_MANAGER, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
     try:
         reply = await api.request(
@@ -125,12 +135,10 @@ async def _apply(api: Api, discovery: Discovery, wanted: Object, *, dry_run: boo
     after: Object = msgspec.json.decode(reply)
     if before is None:
         return Applied(kind=kind, name=name, outcome=Outcome.CREATED)
-    if dry_run:
-        found = tuple(differences(_comparable(before), _comparable(after)))
-        outcome = Outcome.CHANGED if found else Outcome.UNCHANGED
-        return Applied(kind=kind, name=name, outcome=outcome, differences=found)
-    same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
-    return Applied(kind=kind, name=name, outcome=Outcome.UNCHANGED if same else Outcome.CHANGED)
+    # Not by resourceVersion: the server's own controllers write status in between.
+    found = tuple(differences(_comparable(before), _comparable(after)))
+    outcome = Outcome.CHANGED if found else Outcome.UNCHANGED
+    return Applied(kind=kind, name=name, outcome=outcome, differences=found)
 
 
 async def get(api: Api, path: str) -> Object | None:
@@ -157,6 +165,16 @@ async def _needs_another(discovery: Discovery, wanted: Object, given: Sequence[O
 def _namespace_among(given: Sequence[Object], wanted: Object) -> bool:
     namespace = wanted["metadata"].get("namespace")
     return any(each["kind"] == "Namespace" and each["metadata"]["name"] == namespace for each in given)
+
+
+async def _gone(api: Api, path: str, unwanted: Object) -> None:
+    give_up_at = boottime() + GONE_WITHIN_S
+    while (found := await get(api, path)) is not None:
+        if boottime() >= give_up_at:
+            kept_by = found["metadata"].get("finalizers") or found.get("spec", {}).get("finalizers") or "objects in it"
+            cause = f"still being deleted after {GONE_WITHIN_S:.0f} s, kept by {kept_by}"
+            raise EdgeError("remove", f"{unwanted['kind']} {name_of(unwanted)}", cause)
+        await asyncio.sleep(POLL_S)
 
 
 async def _established(api: Api, crd: Object) -> None:

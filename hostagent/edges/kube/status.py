@@ -77,8 +77,7 @@ def status_patch(service: Service, addresses: Sequence[IP], *, pool: str | None)
     ingress = [{"ip": str(ip), "ipMode": "VIP"} for ip in addresses]
     return {
         "metadata": {
-            "uid": service.uid,  # a namesake made since must not inherit the address
-            "resourceVersion": service.resource_version,
+            "resourceVersion": service.resource_version,  # of one object's life: a namesake made since has another
             "annotations": annotations,
         },
         "status": {"loadBalancer": {"ingress": ingress or None}},

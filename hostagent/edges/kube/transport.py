@@ -196,6 +196,9 @@ class Api:
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise self._broken(request, str(response.url.origin()), exc) from exc
         finally:
+            # Not a farewell by TLS: the server may be gone, and the loop may end before it answers.
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()
             response.close()
 
     async def _open_stream(self, wire: Wire, request: _Request) -> aiohttp.ClientResponse:

@@ -67,9 +67,9 @@ class Schedule:
     def next_at(self) -> float | None:
         """When `due` is worth asking again; None while nothing is announced."""
         times = []
-        if burst := self._head(self._bursts):
+        if (burst := self._head(self._bursts)) is not None:
             times.append(burst)
-        if refresh := self._head(self._refreshes):
+        if (refresh := self._head(self._refreshes)) is not None:
             times.append(max(refresh, self._next_refresh_at))
         return min(times, default=None)
 

@@ -39,7 +39,7 @@ def cause_of(code: int) -> str:
 
 
 def arp_filter() -> list[bpf.Instruction]:
-    """ARP replies, and requests whose sender asks for itself (announcements, and probes that were answered before).
+    """ARP replies, and requests whose sender asks for itself, which are announcements (a probe has no sender).
 
     Ethernet header 14 bytes; ARP operation at 20, sender address at 28, target address at 38.
     """

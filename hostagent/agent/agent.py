@@ -1,0 +1,364 @@
+"""The agent: wakes up, looks, decides, acts, sleeps until something happens; lets go in order when asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from hostagent import __version__
+from hostagent.agent import control, last_good
+from hostagent.agent.allocator import Allocator
+from hostagent.agent.announcer import Announcer
+from hostagent.agent.clock import now
+from hostagent.agent.cluster import Cluster
+from hostagent.agent.session import SessionKeeper, own_session
+from hostagent.agent.status import status_line, status_of
+from hostagent.core.ownership import Ownership
+from hostagent.edges import hostconfig
+from hostagent.edges.hostconfig import HostConfig
+from hostagent.edges.kube.events import Events
+from hostagent.edges.kube.lease_objects import Lease, to_claim, to_session, vip_of
+from hostagent.edges.kube.leases import Leases
+from hostagent.edges.kube.status import ServiceStatus
+from hostagent.edges.kube.transport import Api
+from hostagent.edges.netlink import KernelAddresses
+from hostagent.edges.nft import Guard
+from hostagent.edges.systemd import Notifier, restart_is_under_way
+from hostagent.model.cluster import Fault
+from hostagent.model.errors import ConfigError, EdgeError, InvariantError
+from hostagent.model.names import Instant, NodeName
+from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX
+from hostagent.telemetry.journal import say, set_up, warn
+
+LONGEST_SLEEP_S = 1.0
+"""The loop turns at least this often: what keeps addresses alive must not depend on something happening."""
+STOP_S = 8.0
+"""For handing over when asked to stop; then everything is dropped. The unit's TimeoutStopSec is longer."""
+START_TIMEOUT_S = 30
+"""More time asked of systemd with each look, while the API is awaited."""
+
+
+class Agent:
+    """One host's agent. `run` returns when it has stopped in order; raises ConfigError or InvariantError otherwise."""
+
+    def __init__(self, config: HostConfig, *, config_path: Path, runtime_dir: Path, state_dir: Path) -> None:
+        self.config = config
+        self.config_trouble = ""
+        """Why the configuration file as it is now is not in force; empty when it is."""
+        self._config_path = config_path
+        self._runtime_dir = runtime_dir
+        self._state_dir = state_dir
+        self._woken = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._fatal: Exception | None = None
+        self._notify = Notifier()
+        self._me = NodeName(config.node)
+        self._look = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._faults: frozenset[Fault] = frozenset()
+        self.stopping_since: Instant | None = None
+
+    def wake(self) -> None:
+        """Something happened: look as soon as the loop is free."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ask_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        async with AsyncExitStack() as stack:
+            await self._build(stack)
+            stack.callback(lambda: [task.cancel() for task in self._tasks])
+            try:
+                await self._begin()
+                await self._loop()
+            except ConfigError as exc:  # another host has our name: whatever we answer for, it may too
+                await self.announcer.drop_everything(str(exc))
+                raise
+
+    # Start
+
+    async def _build(self, stack: AsyncExitStack) -> None:
+        """Open every edge, the kernel's first: what an earlier life left must not expire while the API is awaited."""
+        config = self.config
+        self.addresses = await KernelAddresses.open()
+        stack.push_async_callback(self.addresses.close)
+        kubernetes = config.kubernetes
+        self.api = await Api.open(
+            kubernetes.kubeconfig, servers=kubernetes.servers, user_agent=f"hostagent/{__version__} ({config.node})"
+        )
+        stack.push_async_callback(self.api.close)
+        self.ownership = Ownership(me=self._me, duration_s=config.session.duration_s, renew_s=config.session.renew_s)
+        leases = Leases(self.api, namespace=config.namespace, node=self._me)
+        self.events = Events(self.api, node=config.node)
+        service_class = config.load_balancer_class or None
+        self.cluster = Cluster(
+            self.api,
+            namespace=config.namespace,
+            load_balancer_class=service_class,
+            last_good=last_good.load(self._state_dir),
+            wake=self.wake,
+        )
+        self.guard = Guard()
+        self.announcer = Announcer(
+            ownership=self.ownership,
+            cluster=self.cluster,
+            leases=leases,
+            addresses=self.addresses,
+            guard=self.guard,
+            events=self.events,
+            lifetime_s=config.hang_timeout_s,
+            wake=self.wake,
+        )
+        stack.callback(self.announcer.silence_and_forget)
+        self.allocator = Allocator(
+            me=self._me,
+            cluster=self.cluster,
+            leases=leases,
+            status=ServiceStatus(self.api),
+            events=self.events,
+            load_balancer_class=service_class,
+            wake=self.wake,
+        )
+        segments = await self.announcer.look()
+        await self.announcer.adopt()
+        self.keeper = SessionKeeper(
+            leases,
+            own_session(
+                node=self._me,
+                instance=_boot_id(),
+                duration_s=config.session.duration_s,
+                version=__version__,
+                allocator=config.allocator,
+                segments=segments,
+            ),
+            renew_s=config.session.renew_s,
+        )
+        server = await control.serve(self._runtime_dir / control.SOCKET, lambda: status_of(self))
+        stack.push_async_callback(server.close)
+
+    async def _begin(self) -> None:
+        """Wait for the first full view, then announce it to others and to systemd."""
+        say("agent.starting", f"hostagent {__version__} on {self._me}, API {self.api.server}")
+        self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
+        self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
+        self._tasks.append(asyncio.create_task(self._watch_files()))
+        told_at = Instant(0)
+        while (waiting := self.cluster.waiting_for) and not self._stop_asked.is_set():
+            self._check_tasks()
+            await self.announcer.keep_alive()
+            self._notify.starting(f"waiting for {waiting[0]}", more_s=START_TIMEOUT_S)
+            if now() - told_at > START_TIMEOUT_S:
+                told_at = now()
+                say("agent.waiting", f"waiting for {len(waiting)} lists of the API: {waiting[0]}")
+            await self._sleep(0.2)
+        same_boot = False
+        while not self._stop_asked.is_set():
+            await self.announcer.keep_alive()
+            try:
+                same_boot = await self.keeper.establish()
+                if await self.keeper.renew():
+                    break
+            except EdgeError as error:
+                self._notify.starting(f"waiting for the session: {error}", more_s=START_TIMEOUT_S)
+            await self._sleep(0.5)
+        if self._stop_asked.is_set():
+            return
+        self._tasks.append(asyncio.create_task(self.keeper.run(self._lost)))
+        self._observe(everything=True)
+        self.announcer.begin(same_boot=same_boot)
+        self._tasks.append(asyncio.create_task(self.announcer.keep_guard()))
+        await self.announcer.turn()
+        self._notify.ready(status_line(self))
+        say("agent.ready", f"{self._me}: {status_line(self)}")
+
+    # The loop
+
+    async def _loop(self) -> None:
+        while True:
+            if self._stop_asked.is_set() and self.stopping_since is None and await self._begin_stop():
+                return
+            self._check_tasks()
+            if self._look:
+                self._look = False
+                self.keeper.describe(await self.announcer.look())
+            self._observe(everything=False)
+            await self.announcer.turn()
+            seat_at = self._turn_allocator()
+            self._notify.alive()
+            self._notify.status(status_line(self))
+            if self.stopping_since is not None and await self._stopped(self.stopping_since):
+                return
+            wakes = [at for at in (self.ownership.next_wake(), seat_at) if at is not None]
+            await self._sleep(min([LONGEST_SLEEP_S, *(at - now() for at in wakes)]))
+
+    def _observe(self, *, everything: bool) -> None:
+        """Hand over what the watches noted since the last turn."""
+        cluster = self.cluster
+        leases, cluster.changed_leases = cluster.changed_leases, {}
+        before = {node: (s.segments, s.ended) for node, s in self.ownership.sessions.items()} if leases else {}
+        for name, lease in leases.items():
+            self._lease(name, lease)
+        after = {node: (s.segments, s.ended) for node, s in self.ownership.sessions.items()} if leases else {}
+        if cluster.config_changed:
+            cluster.config_changed = False
+            self._take_config()
+            everything = True
+        if cluster.nodes_changed or before != after:
+            cluster.nodes_changed = False
+            everything = True
+        self.announcer.rank(everything=everything)
+
+    def _lease(self, name: str, lease: Lease | None) -> None:
+        seen_at = now()
+        vip = vip_of(name)
+        if vip is not None:
+            self.ownership.claim_seen(vip, to_claim(lease, seen_at=seen_at) if lease else None, seen_at)
+        elif name.startswith(SESSION_PREFIX):
+            node = NodeName(name.removeprefix(SESSION_PREFIX))
+            session = to_session(lease, seen_at=seen_at) if lease else None
+            if node == self._me and lease is None and self.stopping_since is None:
+                self.keeper.renew_soon()
+            self.ownership.session_seen(node, session, seen_at)
+        elif name == ALLOCATOR_LEASE:
+            self.allocator.claim_seen(to_claim(lease, seen_at=seen_at) if lease else None)
+
+    def _take_config(self) -> None:
+        before = self.cluster.config
+        self.cluster.read_config()
+        config = self.cluster.config
+        if config.good != before.good:
+            last_good.save(self._state_dir, config)
+        faults = frozenset(config.faults)
+        for fault in sorted(faults - self._faults, key=str):
+            warn(
+                "config.warning" if fault.warning else "config.set-aside",
+                str(fault),
+                object=f"{fault.kind}/{fault.name}",
+            )
+        for fault in sorted(self._faults - faults, key=str):
+            say("config.mended", f"no longer wrong: {fault}", object=f"{fault.kind}/{fault.name}")
+        self._faults = faults
+
+    def _turn_allocator(self) -> Instant | None:
+        at, ownership = now(), self.ownership
+        holder = self.allocator.holder
+        session = ownership.sessions.get(holder) if holder else None
+        alive = {n: s.allocator for n, s in ownership.sessions.items() if ownership.alive(n, at)}
+        expires_at = ownership.expires_at(holder) if holder else None
+        wake_at = self.allocator.turn(
+            at=at,
+            alive=alive,
+            expires_at=expires_at,
+            gone=holder is not None and (session is None or session.ended or holder not in alive),
+            renewed_at=self.keeper.renewed_at,
+            duration_s=self.config.session.duration_s,
+            stopping=self.stopping_since is not None,
+        )
+        ownership.sweeps = self.allocator.leads
+        return wake_at
+
+    async def _sleep(self, for_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, for_s)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        self._woken.clear()
+
+    def _check_tasks(self) -> None:
+        """A watch that ended is a bug, and a lost session is fatal: both end the agent, systemd starts the next."""
+        if self._fatal is not None:
+            raise self._fatal
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                raise InvariantError(f"{task.get_coro()} ended: {task.exception()!r}") from task.exception()
+
+    async def _watch_kernel(self) -> None:
+        async for event in self.addresses.events():
+            if await self.announcer.on_kernel(event):
+                self._look = True
+            self.wake()
+
+    # Host configuration and credentials
+
+    async def _watch_files(self) -> None:
+        kubeconfig = Path(self.config.kubernetes.kubeconfig)
+        await hostconfig.watch([self._config_path, kubeconfig, *map(Path, self.api.credentials.files)], self.reload)
+
+    def reload(self) -> None:
+        """Read the configuration file and the credentials again; what is wrong leaves the last good ones in force."""
+        self._notify.reloading()
+        try:
+            fresh = hostconfig.load(self._config_path)
+        except ConfigError as exc:
+            if self.config_trouble != str(exc):
+                warn("config.file-refused", f"{exc}; the configuration read before stays in force")
+            self.config_trouble = str(exc)
+        else:
+            self.config_trouble = ""
+            if fresh != self.config:
+                self._take_host_config(fresh)
+        task = asyncio.create_task(self._reload_credentials())
+        task.add_done_callback(lambda _: self._notify.ready(status_line(self)))
+
+    def _take_host_config(self, fresh: HostConfig) -> None:
+        set_up(fresh.log.level)
+        old = self.config
+        needs_restart = [
+            name for name in fresh.__struct_fields__ if name != "log" if getattr(fresh, name) != getattr(old, name)
+        ]
+        if needs_restart:
+            self.config_trouble = f"{', '.join(needs_restart)} changed: takes effect with `systemctl restart hostagent`"
+            warn("config.needs-restart", self.config_trouble + " (which moves nothing)")
+        else:
+            say("config.file-read", f"{self._config_path} read again")
+
+    async def _reload_credentials(self) -> None:
+        try:
+            await self.api.reload()
+        except (ConfigError, EdgeError) as exc:
+            warn("credentials.refused", f"{exc}; the credentials read before stay in force")
+
+    # Stop
+
+    def _ask_to_stop(self) -> None:
+        self._stop_asked.set()
+        self.wake()
+
+    def _lost(self, exc: ConfigError) -> None:
+        self._fatal = exc
+        self.wake()
+
+    async def _begin_stop(self) -> bool:
+        """True if the agent may end at once: it is only being restarted, and the next one adopts everything."""
+        if await restart_is_under_way():
+            say("agent.restarting", f"being restarted: {len(self.ownership.held)} VIPs stay on the interfaces")
+            self._notify.stopping("restarting, VIPs stay")
+            await self._notify.flush()
+            return True
+        say("agent.stopping", f"handing over {len(self.ownership.held)} VIPs")
+        self._notify.stopping("handing over")
+        self.stopping_since = now()
+        self.ownership.stop()
+        return False
+
+    async def _stopped(self, since: Instant) -> bool:
+        late = now() - since > STOP_S
+        if not late and (not self.ownership.stopped or self.allocator.seat_is_busy()):
+            return False
+        await self.announcer.drop_everything("there was no time to hand it over")
+        for task in self._tasks:
+            task.cancel()
+        await self.keeper.end()
+        say("agent.stopped", f"{self._me} stopped in order" if not late else f"{self._me} stopped, late")
+        await self._notify.flush()
+        return True
+
+
+def _boot_id() -> str:
+    """New at every boot of the host, the same for every life of the agent in between."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,292 @@
+"""Gives addresses to Services, on the one host that is allocator.
+
+The core decides (`core.allocate`, `core.election`); here is what it takes to carry that out: the seat, the writes,
+the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from hostagent.agent.clock import now
+from hostagent.agent.cluster import Cluster
+from hostagent.core.allocate import Decision, Ledger, Outcome
+from hostagent.core.election import Ballot, Seat, elect
+from hostagent.edges.kube.events import Events, about_resource, about_service
+from hostagent.edges.kube.leases import Leases
+from hostagent.edges.kube.status import ServiceStatus
+from hostagent.model.cluster import Service
+from hostagent.model.errors import EdgeError
+from hostagent.model.names import Instant, NodeName, ServiceKey
+from hostagent.model.ownership import Claim, Write
+from hostagent.telemetry.journal import say, warn
+
+FENCE_MARGIN_S = 4.0
+"""Before its session could expire the holder stops writing: a write's timeout, its read-back, and a second."""
+WRITES_AT_ONCE = 16
+ECHO_S = 10.0
+"""A write that was won shows on the watch within this time, or the Service is looked at as the watch has it."""
+
+
+class Allocator:
+    """This host's part in allocation: stands by, or has the seat and decides."""
+
+    def __init__(
+        self,
+        *,
+        me: NodeName,
+        cluster: Cluster,
+        leases: Leases,
+        status: ServiceStatus,
+        events: Events,
+        load_balancer_class: str | None,
+        wake: Callable[[], None],
+    ) -> None:
+        self._me = me
+        self._cluster = cluster
+        self._leases = leases
+        self._status = status
+        self._events = events
+        self._class = load_balancer_class
+        self._wake = wake
+        self._ledger: Ledger | None = None
+        """Only while this host has the seat."""
+        self._claim: Claim | None = None
+        self._open_since: Instant | None = None
+        self._seat_write: asyncio.Task[None] | None = None
+        self._writes: dict[ServiceKey, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._echoes: dict[ServiceKey, tuple[tuple[str, ...], Instant]] = {}
+        """What was written and has not come back on the watch yet."""
+        self._again: dict[ServiceKey, Instant] = {}
+        self.pending: dict[ServiceKey, str] = {}
+        """Services without an address, and why."""
+
+    @property
+    def leads(self) -> bool:
+        return self._ledger is not None
+
+    @property
+    def holder(self) -> NodeName | None:
+        return self._claim.holder if self._claim else None
+
+    def claim_seen(self, claim: Claim | None) -> None:
+        """The allocator's Lease changed, on the watch or in the reply to our own write."""
+        if (self._claim.holder if self._claim else None) != (claim.holder if claim else None):
+            self._open_since = None
+        self._claim = claim
+
+    def turn(
+        self,
+        *,
+        at: Instant,
+        alive: Mapping[NodeName, bool],
+        expires_at: Instant | None,
+        gone: bool,
+        renewed_at: Instant | None,
+        duration_s: float,
+        stopping: bool,
+    ) -> Instant | None:
+        """Do what there is to do about the seat and, if this host has it, about Services. Returns when to look again.
+
+        `alive` are the hosts whose session says that they live, True for those that may allocate. `gone` and
+        `expires_at` tell about the holder; `renewed_at` and `duration_s` about our own session: writes stop early
+        enough that no other host can have the seat before they are over.
+        """
+        claim = self._claim
+        if self._open_since is None and (claim is None or claim.holder is None or gone):
+            self._open_since = at
+        ballot = elect(
+            me=self._me,
+            claim=claim,
+            holder_gone=gone,
+            holder_expires_at=expires_at,
+            alive=[node for node, may in alive.items() if may],
+            stopping=stopping,
+            open_since=self._open_since if self._open_since is not None else at,
+            now=at,
+        )
+        fenced = renewed_at is None or at > renewed_at + duration_s - FENCE_MARGIN_S
+        wake_at = ballot.wake_at
+        if ballot.seat is Seat.LEAD and not fenced:
+            self._lead()
+            wake_at = self._allocate(at)
+        elif self._ledger is not None:
+            self._step_down("its session could not be renewed in time" if fenced else "another host takes over")
+        if ballot.seat in (Seat.TAKE, Seat.GIVE) and self._seat_write is None and not fenced:
+            self._seat_write = asyncio.create_task(self._write_seat(ballot))
+        return wake_at
+
+    def seat_is_busy(self) -> bool:
+        """Whether this host is still named, or is just giving the seat away: a stop waits for that."""
+        return self._seat_write is not None or self.holder == self._me or bool(self._writes)
+
+    # The seat
+
+    async def _write_seat(self, ballot: Ballot) -> None:
+        try:
+            outcome, claim = await self._leases.write_allocator(ballot.name, expected=self._claim)
+            if outcome is not Write.UNKNOWN:
+                self.claim_seen(claim)
+            if outcome is Write.WON and ballot.seat is Seat.GIVE:
+                say("allocator.given", f"allocation handed over to {ballot.name or 'whoever comes'}")
+        except EdgeError as error:
+            warn("allocator.seat-failed", f"the allocator's Lease could not be written: {error}")
+            await asyncio.sleep(1)
+        finally:
+            self._seat_write = None
+            self._wake()
+
+    def _lead(self) -> None:
+        if self._ledger is not None:
+            return
+        say("allocator.begun", f"{self._me} allocates addresses from now on")
+        self._ledger = Ledger(load_balancer_class=self._class)
+        self._take_config(self._ledger)
+        services = self._cluster.services.items
+        for service in services.values():
+            self._ledger.note(service)  # who has an address keeps it: all of them first
+        self._cluster.changed_services = set(services)
+
+    def _step_down(self, why: str) -> None:
+        warn("allocator.ended", f"{self._me} no longer allocates addresses: {why}")
+        self._ledger = None
+        self.pending.clear()
+        self._echoes.clear()
+        self._again.clear()
+
+    # Addresses
+
+    def _allocate(self, at: Instant) -> Instant | None:
+        ledger = self._ledger
+        if ledger is None:
+            return None
+        keys = self._cluster.changed_services
+        self._cluster.changed_services = set()
+        keys |= {key for key, due in self._again.items() if due <= at}
+        keys |= {key for key, (_, sent_at) in self._echoes.items() if at > sent_at + ECHO_S}
+        if self._take_config(ledger):
+            keys |= self._cluster.services.items.keys()
+            self._tell_faults()
+        freed = False
+        for key in sorted(keys):
+            freed |= self._take_note(ledger, key, at)
+        if freed:
+            keys |= self.pending.keys()
+        for key in self._order(keys):
+            service = self._cluster.services.items.get(key)
+            if service is not None and key not in self._writes and key not in self._echoes:
+                self._carry_out(service, ledger.decide(service))
+        return min(self._again.values(), default=None)
+
+    def _take_config(self, ledger: Ledger) -> bool:
+        namespaces = self._cluster.namespaces.items
+        if ledger.config is self._cluster.config and ledger.namespaces == namespaces:
+            return False
+        ledger.config, ledger.namespaces = self._cluster.config, dict(namespaces)
+        return True
+
+    def _take_note(self, ledger: Ledger, key: ServiceKey, at: Instant) -> bool:
+        """Take in what the watch says of a Service; True if that freed an address."""
+        service = self._cluster.services.items.get(key)
+        self._again.pop(key, None)
+        if service is None or service.type != "LoadBalancer" or service.deleted:
+            self._echoes.pop(key, None)
+            self.pending.pop(key, None)
+            return ledger.forget(key)
+        if key in self._writes:
+            return False
+        written, sent_at = self._echoes.get(key, ((), at))
+        if key in self._echoes and service.assigned != written and at <= sent_at + ECHO_S:
+            return False  # older than our own write
+        self._echoes.pop(key, None)
+        before = ledger.holdings().get(key, ())
+        ledger.note(service)
+        return bool(set(before) - set(ledger.holdings().get(key, ())))
+
+    def _order(self, keys: Iterable[ServiceKey]) -> list[ServiceKey]:
+        """Those that have addresses first: they keep them before anybody gets one."""
+        items = self._cluster.services.items
+        return sorted(keys, key=lambda key: (not (key in items and items[key].assigned), key))
+
+    def _carry_out(self, service: Service, decision: Decision) -> None:
+        key = service.key
+        match decision.outcome:
+            case Outcome.LEAVE:
+                self.pending.pop(key, None)
+            case Outcome.PENDING:
+                if self.pending.get(key) != decision.message:
+                    warn("service.pending", f"{key} has no address: {decision.message}", service=key)
+                self.pending[key] = decision.message
+                self._event(service, decision)
+            case Outcome.KEEP:
+                self.pending.pop(key, None)
+                if decision.event:
+                    self._event(service, decision)
+                if self._status_differs(service, decision):
+                    self._write(service, decision)
+            case Outcome.ASSIGN | Outcome.CLEAR:
+                self._write(service, decision)
+
+    def _status_differs(self, service: Service, decision: Decision) -> bool:
+        """Addresses that somebody else assigned, or an older version of us, lack the mode that kube-proxy needs."""
+        return any(mode != "VIP" for mode in service.ip_modes) or service.assigned != tuple(
+            str(ip) for ip in decision.addresses
+        )
+
+    def _write(self, service: Service, decision: Decision) -> None:
+        self._writes[service.key] = asyncio.create_task(self._write_status(service, decision))
+
+    async def _write_status(self, service: Service, decision: Decision) -> None:
+        key = service.key
+        retry_s = None
+        try:
+            async with self._slots:
+                if self._ledger is None:
+                    return  # the seat went while this one waited
+                outcome, found = await self._status.write(service, decision.addresses, pool=decision.pool or None)
+        except EdgeError as error:
+            warn("service.status-failed", f"the address of {key} could not be written: {error}", service=key)
+            retry_s = 2.0
+        else:
+            if outcome is Write.WON and found is not None:
+                self._echoes[key] = (found.assigned, now())
+                self._told(service, decision)
+            elif outcome is Write.UNKNOWN or found is not None:
+                retry_s = 0.2
+        finally:
+            del self._writes[key]
+            if retry_s is not None:
+                self._again[key] = Instant(now() + retry_s)
+            self._cluster.changed_services.add(key)
+            self._wake()
+
+    def _told(self, service: Service, decision: Decision) -> None:
+        key = service.key
+        if decision.addresses:
+            self.pending.pop(key, None)
+        else:
+            self.pending[key] = decision.message
+        if decision.event:
+            vips = " ".join(map(str, decision.addresses))
+            say("service.assigned", f"{key}: {decision.message}", service=key, vip=vips, pool=decision.pool)
+            self._event(service, decision)
+
+    def _event(self, service: Service, decision: Decision) -> None:
+        self._events.emit(
+            about_service(service),
+            reason=decision.event,
+            message=decision.message,
+            warning=decision.outcome in (Outcome.PENDING, Outcome.CLEAR) or decision.event == "LoadBalancerFailed",
+        )
+
+    def _tell_faults(self) -> None:
+        """Faults of the configuration, as events on the objects: the allocator speaks for all hosts."""
+        resources = {r.key: r for informer in self._cluster.resources.values() for r in informer.items.values()}
+        for fault in self._cluster.config.faults:
+            resource = resources.get((fault.kind, fault.namespace, fault.name))
+            if resource is not None:
+                reason = "ConfigurationWarning" if fault.warning else "ConfigurationInvalid"
+                message = f"{fault.field}: {fault.message}"
+                self._events.emit(about_resource(resource), reason=reason, message=message, warning=True)

@@ -1,0 +1,98 @@
+"""What the agent says about itself: one line for `systemctl status`, one document for `hostagent status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hostagent import __version__
+from hostagent.agent.clock import now
+from hostagent.model.ownership import Why
+
+if TYPE_CHECKING:
+    from hostagent.agent.agent import Agent
+    from hostagent.model.names import IP
+
+
+def status_line(agent: Agent) -> str:
+    """What this host holds, and the worst that is wrong."""
+    held = len(agent.ownership.held)
+    parts = [f"answers for {held} of {len(agent.cluster.vips)} VIPs"]
+    if agent.allocator.leads:
+        parts.append("allocates addresses")
+    if agent.stopping_since is not None:
+        parts.append("stopping")
+    since = agent.api.unreachable_since
+    if since is not None:
+        parts.append(f"API unreachable for {now() - since:.0f} s")
+    if agent.allocator.pending:
+        parts.append(f"{len(agent.allocator.pending)} Services without an address")
+    faults = sum(not fault.warning for fault in agent.cluster.config.faults)
+    if faults:
+        parts.append(f"{faults} faults in the configuration")
+    return ", ".join(parts)
+
+
+def status_of(agent: Agent) -> dict[str, Any]:
+    """Everything that `hostagent status --output json` prints; docs/operate.md describes the fields."""
+    at, ownership = now(), agent.ownership
+    since = agent.api.unreachable_since
+    renewed_at = agent.keeper.renewed_at
+    return {
+        "node": agent.config.node,
+        "version": __version__,
+        "status": status_line(agent),
+        "stopping": agent.stopping_since is not None,
+        "api": {
+            "server": agent.api.server,
+            "reachable": since is None,
+            "unreachable_for_s": None if since is None else round(at - since, 1),
+        },
+        "session": {
+            "instance": agent.keeper.session.instance,
+            "renewed_ago_s": None if renewed_at is None else round(at - renewed_at, 1),
+        },
+        "allocator": {"holder": agent.allocator.holder, "here": agent.allocator.leads},
+        "vips": [_vip(agent, vip) for vip in sorted(agent.cluster.vips, key=lambda ip: (ip.version, int(ip)))],
+        "pending": [{"service": str(key), "why": why} for key, why in sorted(agent.allocator.pending.items())],
+        "hosts": [
+            {
+                "node": node,
+                "alive": ownership.alive(node, at),
+                "ended": session.ended,
+                "seen_ago_s": round(at - session.seen_at, 1),
+                "version": session.version,
+                "interfaces": [segment.interface for segment in session.segments],
+            }
+            for node, session in sorted(ownership.sessions.items())
+        ],
+        "problems": _problems(agent),
+    }
+
+
+def _vip(agent: Agent, vip: IP) -> dict[str, Any]:
+    ownership = agent.ownership
+    claim, ranking, verdict = ownership.claims.get(vip), ownership.ranking(vip), ownership.verdict(vip)
+    acquired = agent.announcer.acquired.get(vip)
+    return {
+        "vip": str(vip),
+        "services": [str(use.service.key) for use in agent.cluster.uses(vip)],
+        "holder": claim.holder if claim else None,
+        "here": vip in ownership.held,
+        "interface": ownership.held.get(vip),
+        "for_s": None if acquired is None else round(now() - acquired[0], 1),
+        "why": (verdict.why if verdict else Why.WAITS).value,
+        "moves": claim.transitions if claim else 0,
+        "candidates": [candidate.node for candidate in ranking.ranked] if ranking else [],
+        "excluded": {node: why.value for node, why in sorted(ranking.excluded.items())} if ranking else {},
+        "conflict": agent.announcer.conflicts.get(vip),
+    }
+
+
+def _problems(agent: Agent) -> list[str]:
+    problems = [str(fault) for fault in agent.cluster.config.faults]
+    problems += agent.cluster.troubles
+    if agent.config_trouble:
+        problems.append(agent.config_trouble)
+    if agent.announcer.guard_trouble:
+        problems.append(agent.announcer.guard_trouble)
+    return problems

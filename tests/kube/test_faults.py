@@ -1,0 +1,300 @@
+"""What an API server can do to an informer and to a request, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from hostagent.edges.kube.decode import ObjectKey, object_key, to_meta
+from hostagent.edges.kube.informer import Informer
+from hostagent.edges.kube.transport import Api, ApiError
+from tests.kube.conftest import beside, until
+from tests.kube.fake_api import api_at, events, failure, item, listing, serve
+
+PATH = "/api/v1/services"
+
+
+def play(body: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(body, 30))
+
+
+class Watcher:
+    """An informer of versions, with what it reported."""
+
+    def __init__(self, api: Api, *, idle_s: float = 5.0) -> None:
+        self.informer: Informer[ObjectKey, str] = Informer(
+            api,
+            PATH,
+            decode=lambda raw: to_meta(raw).resource_version,
+            key=object_key,
+            idle_s=idle_s,
+            chance=lambda: 0.0,
+        )
+        self.told: list[tuple[str, str | None]] = []
+
+    async def run(self) -> None:
+        await self.informer.run(lambda key, value: self.told.append((key[1], value)))
+
+
+def test_pages_are_read_to_the_last_before_anything_is_reported() -> None:
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            if "watch" in request.query:
+                return await events(request, then="silence", fake=fake)
+            if request.query.get("continue") == "more":
+                assert watcher.told == []
+                return listing("7", item("b", "2"))
+            assert request.query["limit"] == "500"
+            return listing("7", item("a", "1"), more="more")
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+            await beside(watcher.run(), lambda: until(lambda: len(fake.seen) == 3))
+            assert watcher.told == [("a", "1"), ("b", "2")]
+            watch = fake.seen[2][2]
+            assert watch["resourceVersion"] == "7"
+            assert watch["allowWatchBookmarks"] == "true"
+            assert 240 <= int(watch["timeoutSeconds"]) <= 300
+
+    play(body())
+
+
+def test_a_watch_that_ends_goes_on_from_the_last_version_bookmarks_included() -> None:
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            if "watch" not in request.query:
+                return listing("1", item("a", "1"))
+            match request.query["resourceVersion"]:
+                case "1":
+                    return await events(request, ("MODIFIED", item("a", "5")))
+                case "5":
+                    return await events(request, ("BOOKMARK", item("", "9")), then="cut")
+                case _:
+                    return await events(request, ("DELETED", item("a", "10")), then="silence", fake=fake)
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+            await beside(watcher.run(), lambda: until(lambda: len(watcher.told) == 3))
+            assert watcher.told == [("a", "1"), ("a", "5"), ("a", None)]
+            assert [q.get("resourceVersion") for _, _, q in fake.seen] == [None, "1", "5", "9"]
+
+    play(body())
+
+
+@pytest.mark.parametrize("how", ["event", "status"])
+def test_an_expired_version_lists_again_and_reports_the_difference(how: str) -> None:
+    async def body() -> None:
+        lists = 0
+
+        async def script(request: web.Request) -> web.StreamResponse:
+            nonlocal lists
+            if "watch" not in request.query:
+                lists += 1
+                if lists == 1:
+                    return listing("1", item("a", "1"), item("b", "1"), item("c", "1"))
+                return listing("8", item("b", "1"), item("c", "7"), item("d", "8"))
+            if request.query["resourceVersion"] == "8":
+                return await events(request, then="silence", fake=fake)
+            if how == "status":
+                return failure(410, "Expired")
+            return await events(request, ("ERROR", {"kind": "Status", "code": 410, "message": "too old"}))
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+            await beside(watcher.run(), lambda: until(lambda: len(fake.seen) == 4))
+            assert watcher.told[3:] == [("a", None), ("c", "7"), ("d", "8")]
+            assert set(watcher.informer.items) == {("default", "b"), ("default", "c"), ("default", "d")}
+
+    play(body())
+
+
+def test_a_silent_watch_is_given_up_and_followed_elsewhere() -> None:
+    """The connection lives, nothing comes: only our own clock can tell."""
+
+    async def body() -> None:
+        async def silent(request: web.Request) -> web.StreamResponse:
+            if "watch" not in request.query:
+                return listing("1", item("a", "1"))
+            return await events(request, then="silence", fake=first)
+
+        async def lively(request: web.Request) -> web.StreamResponse:
+            return await events(request, ("MODIFIED", item("a", "2")), then="silence", fake=second)
+
+        async with serve(silent) as first, serve(lively) as second, api_at(first.url, second.url) as api:
+            watcher = Watcher(api, idle_s=0.3)
+            await beside(watcher.run(), lambda: until(lambda: ("a", "2") in watcher.told))
+            assert api.server == second.url
+
+    play(body())
+
+
+def test_one_object_that_cannot_be_decoded_is_set_aside() -> None:
+    async def body() -> None:
+        def decode(raw: Any) -> str:
+            version = to_meta(raw).resource_version
+            if version == "bad":
+                raise ValueError("not what it should be")
+            return version
+
+        async def script(request: web.Request) -> web.StreamResponse:
+            if "watch" not in request.query:
+                return listing("1", item("a", "bad"), item("b", "1"), {"metadata": {"name": 5}}, item("c", "1"))
+            changes = (("MODIFIED", item("b", "bad")), ("MODIFIED", item("a", "2")))
+            return await events(request, *changes, then="silence", fake=fake)
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            told: list[tuple[ObjectKey, str | None]] = []
+            informer = Informer(api, PATH, decode=decode, key=object_key)
+            run = informer.run(lambda key, value: told.append((key, value)))
+            await beside(run, lambda: until(lambda: len(told) == 3))
+            assert [key[1] for key, _ in told] == ["b", "c", "a"]
+            assert informer.items[("default", "b")] == "1"
+            assert informer.set_aside == {("default", "b"): "not what it should be"}
+
+    play(body())
+
+
+def test_a_kind_that_is_not_installed_is_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        async def script(_: web.Request) -> web.StreamResponse:
+            return failure(404, "NotFound")
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+            await beside(watcher.run(), lambda: until(lambda: watcher.informer.trouble is not None))
+            assert not watcher.informer.synced
+            assert "hostagent access apply" in caplog.text
+            assert len(fake.seen) == 1
+
+    play(body())
+
+
+def test_an_endpoint_that_refuses_is_passed_over_and_remembered() -> None:
+    async def body() -> None:
+        async def script(_: web.Request) -> web.StreamResponse:
+            return web.Response(text="ok")
+
+        async with serve(script) as fake, api_at("http://127.0.0.1:9", fake.url) as api:
+            assert await api.request("PUT", "/x", body=b"{}") == b"ok"
+            assert api.server == fake.url
+            assert api.unreachable_since is None
+            assert api.last_ok is not None
+
+    play(body())
+
+
+def test_a_write_without_a_reply_is_not_sent_twice() -> None:
+    async def body() -> None:
+        async def script(_: web.Request) -> web.StreamResponse:
+            await first.dead.wait()
+            return web.Response()
+
+        async with serve(script) as first, serve(script) as second, api_at(first.url, second.url) as api:
+            with pytest.raises(ApiError, match="no answer in time") as caught:
+                await api.request("PUT", "/x", body=b"{}", timeout_s=0.2)
+            assert caught.value.unanswered
+            assert (len(first.seen), len(second.seen)) == (1, 0)
+            assert api.unreachable_since is not None
+            assert api.server == second.url
+
+    play(body())
+
+
+def test_being_asked_to_wait_reaches_the_caller() -> None:
+    async def body() -> None:
+        async def script(_: web.Request) -> web.StreamResponse:
+            return failure(429, "TooManyRequests", "slow down", **{"Retry-After": "3"})
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            with pytest.raises(ApiError, match="slow down") as caught:
+                await api.request("GET", "/x")
+            assert (caught.value.status, caught.value.retry_after_s) == (429, 3.0)
+
+    play(body())
+
+
+def test_when_no_endpoint_answers_the_error_names_them_all() -> None:
+    async def body() -> None:
+        async with api_at("http://127.0.0.1:9", "http://127.0.0.1:19") as api:
+            with pytest.raises(ApiError, match=r"127\.0\.0\.1:9: .*; .*127\.0\.0\.1:19: ") as caught:
+                await api.request("PUT", "/x", body=b"{}")
+            assert not caught.value.unanswered
+
+    play(body())
+
+
+def test_refused_credentials_are_loaded_again_once() -> None:
+    from hostagent.edges.kube.credentials import Credentials
+
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            good = request.headers.get("Authorization") == "Bearer new"
+            await asyncio.sleep(0.05)
+            return web.Response(text="ok") if good else failure(401, "Unauthorized")
+
+        async with serve(script) as fake:
+            loads = 0
+
+            async def load() -> Credentials:
+                nonlocal loads
+                loads += 1
+                return Credentials(servers=(fake.url,), tls=None, authorization="Bearer new")
+
+            old = Credentials(servers=(fake.url,), tls=None, authorization="Bearer old")
+            api = Api(old, load, user_agent="hostagent/test")
+            answers = await asyncio.gather(*(api.request("GET", "/x") for _ in range(5)))
+            await api.close()
+            assert answers == [b"ok"] * 5
+            assert loads == 1
+            assert "Bearer" not in repr(old)
+
+    play(body())
+
+
+def test_a_token_is_renewed_before_it_expires_and_no_request_waits() -> None:
+    from hostagent.edges.kube.clock import boottime
+    from hostagent.edges.kube.credentials import Credentials
+    from hostagent.model.names import Instant
+
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            return web.Response(text=request.headers["Authorization"])
+
+        async with serve(script) as fake:
+
+            async def load() -> Credentials:
+                return Credentials(servers=(fake.url,), tls=None, authorization="new")
+
+            soon = Instant(boottime() + 30)
+            old = Credentials(servers=(fake.url,), tls=None, authorization="old", expires_at=soon)
+            api = Api(old, load, user_agent="hostagent/test")
+            assert await api.request("GET", "/x") == b"old"
+            await until(lambda: api.credentials is not old)
+            assert await api.request("GET", "/x") == b"new"
+            await api.close()
+
+    play(body())
+
+
+def test_a_busy_bulk_lane_does_not_delay_a_renewal() -> None:
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            if request.path != "/session":
+                await fake.dead.wait()
+            return web.Response(text="ok")
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            from hostagent.edges.kube.wire import Lane
+
+            stuck = [asyncio.create_task(api.request("GET", "/x", timeout_s=30, lane=Lane.CLAIMS)) for _ in range(100)]
+            await until(lambda: len(fake.seen) == 16)
+            assert await api.request("PUT", "/session", body=b"{}", timeout_s=0.5, lane=Lane.SESSION) == b"ok"
+            for task in stuck:
+                task.cancel()
+            await asyncio.gather(*stuck, return_exceptions=True)
+
+    play(body())
