@@ -36,6 +36,10 @@ LONGEST_SLEEP_S = 1.0
 """The loop turns at least this often: what keeps addresses alive must not depend on something happening."""
 STOP_S = 8.0
 """For handing over when asked to stop; then everything is dropped. The unit's TimeoutStopSec is longer."""
+CONFIG_SETTLE_S = 0.3
+"""`kubectl apply` of a file makes its objects one by one: a pool is not judged before its advertisement is there."""
+REACH_PATIENCE_S = 1.0
+"""A failed request or two are everyday life; the API counts as unreachable after this long without an answer."""
 START_TIMEOUT_S = 30
 """More time asked of systemd with each look, while the API is awaited."""
 
@@ -59,6 +63,8 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._faults: frozenset[Fault] = frozenset()
         self.stopping_since: Instant | None = None
+        self._unreachable_since: Instant | None = None
+        self._config_due: Instant | None = None
 
     def wake(self) -> None:
         """Something happened: look as soon as the loop is free."""
@@ -129,7 +135,7 @@ class Agent:
             leases,
             own_session(
                 node=self._me,
-                instance=_boot_id(),
+                instance=_boot_instance(),
                 duration_s=config.session.duration_s,
                 version=__version__,
                 allocator=config.allocator,
@@ -146,7 +152,7 @@ class Agent:
         self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
         self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
         self._tasks.append(asyncio.create_task(self._watch_files()))
-        told_at = Instant(0)
+        told_at = now()
         while (waiting := self.cluster.waiting_for) and not self._stop_asked.is_set():
             self._check_tasks()
             await self.announcer.keep_alive()
@@ -182,6 +188,7 @@ class Agent:
             if self._stop_asked.is_set() and self.stopping_since is None and await self._begin_stop():
                 return
             self._check_tasks()
+            self._tell_reach()
             if self._look:
                 self._look = False
                 self.keeper.describe(await self.announcer.look())
@@ -192,7 +199,7 @@ class Agent:
             self._notify.status(status_line(self))
             if self.stopping_since is not None and await self._stopped(self.stopping_since):
                 return
-            wakes = [at for at in (self.ownership.next_wake(), seat_at) if at is not None]
+            wakes = [at for at in (self.ownership.next_wake(), seat_at, self._config_due) if at is not None]
             await self._sleep(min([LONGEST_SLEEP_S, *(at - now() for at in wakes)]))
 
     def _observe(self, *, everything: bool) -> None:
@@ -203,8 +210,10 @@ class Agent:
         for name, lease in leases.items():
             self._lease(name, lease)
         after = {node: (s.segments, s.ended) for node, s in self.ownership.sessions.items()} if leases else {}
-        if cluster.config_changed:
-            cluster.config_changed = False
+        if cluster.config_changed and self._config_due is None:
+            self._config_due = Instant(now() + CONFIG_SETTLE_S)
+        if self._config_due is not None and (everything or now() >= self._config_due):
+            cluster.config_changed, self._config_due = False, None
             self._take_config()
             everything = True
         if cluster.nodes_changed or before != after:
@@ -260,6 +269,17 @@ class Agent:
         )
         ownership.sweeps = self.allocator.leads
         return wake_at
+
+    def _tell_reach(self) -> None:
+        """One line when the API goes and one when it is back, whoever noticed first."""
+        since = self.api.unreachable_since
+        if since is not None and self._unreachable_since is None and now() - since > REACH_PATIENCE_S:
+            self._unreachable_since = since
+            held = len(self.ownership.held)
+            warn("api.unreachable", f"the API does not answer ({self.api.server}): {held} VIPs stay where they are")
+        elif since is None and self._unreachable_since is not None:
+            say("api.reachable", f"the API answers again after {now() - self._unreachable_since:.1f} s")
+            self._unreachable_since = None
 
     async def _sleep(self, for_s: float) -> None:
         try:
@@ -359,6 +379,12 @@ class Agent:
         return True
 
 
-def _boot_id() -> str:
-    """New at every boot of the host, the same for every life of the agent in between."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+def _boot_instance() -> str:
+    """New at every boot of the host, the same for every life of the agent in between.
+
+    The kernel's boot id and when PID 1 began: containers that are hosts of their own share the first.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # After the command name, which may hold anything, `starttime` is field 22 of proc_pid_stat(5).
+    began = Path("/proc/1/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    return f"{boot_id[:8]}-{began}"

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 
+from hostagent.core.occupancy import Occupancy, Tenancy
 from hostagent.core.requests import Request, RequestError, annotation, request_of
 from hostagent.model.cluster import (
-    AddressRange,
     ConfigSet,
     Family,
     FamilyPolicy,
     Pool,
-    Port,
     Service,
     TrafficPolicy,
     any_matches,
@@ -52,24 +51,6 @@ class Decision:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tenancy:
-    """How one Service uses an address: what decides whether another may use it too."""
-
-    sharing_key: str
-    backend: str
-    ports: frozenset[Port]
-
-    def tolerates(self, other: _Tenancy) -> bool:
-        """Both say so with the same key, have the same backends where those matter, and no port in common."""
-        return (
-            bool(self.sharing_key)
-            and self.sharing_key == other.sharing_key
-            and self.backend == other.backend
-            and self.ports.isdisjoint(other.ports)
-        )
-
-
 @dataclass(slots=True)
 class Ledger:
     """Who has which address, and what everybody else may get."""
@@ -77,11 +58,7 @@ class Ledger:
     load_balancer_class: str | None = None
     config: ConfigSet = field(default_factory=ConfigSet)
     namespaces: Mapping[str, Labels] = field(default_factory=dict)
-    _tenants: dict[IP, dict[ServiceKey, _Tenancy]] = field(default_factory=dict)
-    _holdings: dict[ServiceKey, tuple[IP, ...]] = field(default_factory=dict)
-    _shared: dict[str, set[IP]] = field(default_factory=dict)
-    _cursor: dict[AddressRange, int] = field(default_factory=dict)
-    """Below this offset everything in the range is taken: keeps a burst of allocations linear."""
+    _occupancy: Occupancy = field(default_factory=Occupancy)
 
     def ours(self, service: Service) -> bool:
         """Whether this allocator answers for the Service: its type, and its class equal to the configured one."""
@@ -91,23 +68,27 @@ class Ledger:
             and service.load_balancer_class == self.load_balancer_class
         )
 
-    def note(self, service: Service) -> None:
-        """Take down what the Service's status says it has: what is written there was given, whoever gave it."""
-        addresses = tuple(ip for ip in map(_parse, service.assigned) if ip is not None)
+    def note(self, service: Service) -> bool:
+        """Take down what the Service's status says it has: what is written there was given, whoever gave it.
+
+        True if that may have made room for a Service that waits.
+        """
+        addresses = tuple(dict.fromkeys(ip for ip in map(_parse, service.assigned) if ip is not None))
         if service.type != "LoadBalancer":
             addresses = ()
-        self._occupy(service, addresses)
+        return self._occupancy.occupy(service.key, addresses, _tenancy(service))
 
     def forget(self, key: ServiceKey) -> bool:
-        """The Service is gone. True if that freed an address."""
-        return self._vacate(key)
+        """The Service is gone. True if that may have made room for a Service that waits."""
+        return self._occupancy.vacate(key)
 
     def holdings(self) -> Mapping[ServiceKey, tuple[IP, ...]]:
-        return self._holdings
+        """Which addresses each Service has."""
+        return self._occupancy.holdings
 
     def tenants(self, ip: IP) -> Iterable[ServiceKey]:
         """The Services that have this address."""
-        return self._tenants.get(ip, {})
+        return self._occupancy.tenants(ip)
 
     def decide(self, service: Service) -> Decision:
         """Say what the Service should have, and take it down as had, so that the next decision knows.
@@ -118,13 +99,14 @@ class Ledger:
         if not self.ours(service):
             return Decision(outcome=Outcome.LEAVE)
         decision = self._decide(service)
-        self._occupy(service, decision.addresses)
+        self._occupancy.occupy(service.key, decision.addresses, _tenancy(service))
+        self._occupancy.settle(service.key)
         return decision
 
     # How a decision is made
 
     def _decide(self, service: Service) -> Decision:
-        held = self._holdings.get(service.key, ())
+        held = self._occupancy.holdings.get(service.key, ())
         wanted = tuple(family_of(ip) for ip in service.cluster_ips)
         if not wanted:
             return _without(held, "AllocationFailed", "the Service has no cluster IP, so its families are unknown")
@@ -133,18 +115,11 @@ class Ledger:
         try:
             request = request_of(service)
         except RequestError as fault:
-            if held:  # what works stays; the request is refused
-                return Decision(
-                    outcome=Outcome.KEEP,
-                    addresses=held,
-                    pool=self._pool_name(held),
-                    event="LoadBalancerFailed",
-                    message=str(fault),
-                )
-            return _without(held, "AllocationFailed", str(fault))
+            return self._refuse(service, held, wanted, fault)
         objection = self._objection(service, held, wanted, request) if held else ""
         if held and not objection:
             return self._keep(service, held, wanted, request)
+        self._occupancy.vacate(service.key)  # what it had is free for itself, too
         found = self._find(service, wanted, request)
         if isinstance(found, str):
             if held:
@@ -156,6 +131,24 @@ class Ledger:
             message = f"{message} in place of {_join(held)}: {objection}"
         return Decision(
             outcome=Outcome.ASSIGN, addresses=addresses, pool=pool.name, event="IPAllocated", message=message
+        )
+
+    def _refuse(
+        self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], fault: RequestError
+    ) -> Decision:
+        """The request cannot be understood: what the Service has it keeps, if it could keep it without a request."""
+        objection = self._objection(service, held, wanted, Request()) if held else ""
+        if not held:
+            return _without(held, "AllocationFailed", str(fault))
+        if objection:
+            return _without(held, "ClearAssignment", f"{_join(held)} is taken back: {objection}; and {fault}")
+        pool = self.config.pool_of(held[0])
+        return Decision(
+            outcome=Outcome.KEEP,
+            addresses=held,
+            pool=pool.name if pool else "",
+            event="LoadBalancerFailed",
+            message=str(fault),
         )
 
     def _keep(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> Decision:
@@ -182,20 +175,23 @@ class Ledger:
             return "RequireDualStack needs an address of each family"
         if request.addresses and set(request.addresses) != set(held):
             return f"the Service asks for {_join(request.addresses)}"
-        pools = [self.config.pool_of(ip) for ip in held]
-        for ip, pool in zip(held, pools, strict=True):
-            if pool is None:
-                if self._pools_set_aside():
-                    continue
-                return f"no pool has {ip}"
+        complaints = (self._complaint(service, ip, request) for ip in held)
+        return next(filter(None, complaints), "")
+
+    def _complaint(self, service: Service, ip: IP, request: Request) -> str:
+        """Why the Service may not keep this one of its addresses; empty if it may."""
+        pool = self.config.pool_of(ip)
+        if pool is None and not self._pools_set_aside():
+            return f"no pool has {ip}"
+        if pool is not None:
             if not pool.covers(ip):
                 return f"pool {pool.name} has avoidBuggyIPs, which rules out {ip}"
             if refusal := self._refusal(pool, service):
                 return refusal
             if request.pool and pool.name != request.pool:
                 return f"the Service asks for pool {request.pool}"
-            rival = self._rival(ip, service)
-            if rival is not None and rival < service.key:  # one of the two moves, and every allocator picks the same
+        for rival in self._rivals(ip, service):
+            if self._occupancy.has_precedence(rival, service.key):
                 return f"{rival} uses {ip} too and they may not share it"
         return ""
 
@@ -252,8 +248,8 @@ class Ledger:
                 return f"{ip} asked for, but it is in pool {own.name} and pool {request.pool} is asked for too"
             if refusal := self._refusal(own, service):
                 return refusal
-            if rival := self._rival(ip, service):
-                return f"{ip} asked for, but {rival} has it"
+            if rivals := self._rivals(ip, service):
+                return f"{ip} asked for, but {rivals[0]} has it"
         if pool is None:
             raise InvariantError("a request for addresses names at least one")
         return asked, pool
@@ -287,84 +283,21 @@ class Ledger:
 
     def _first_free(self, service: Service, pool: Pool, family: Family) -> IP | None:
         """The lowest address of the pool, range by range, that is free or may be shared with its users."""
-        tenancy = _tenancy(service)
-        friendly = self._shared.get(tenancy.sharing_key, ()) if tenancy.sharing_key else ()
-        for addresses in pool.ranges:
-            if family_of(addresses.first) is not family:
-                continue
-            shareable = (ip for ip in friendly if ip in addresses and pool.covers(ip) and not self._rival(ip, service))
-            candidates = [ip for ip in (min(shareable, key=int, default=None), self._free_in(addresses, pool)) if ip]
-            if candidates:
-                return min(candidates, key=int)
-        return None
+        ranges = (addresses for addresses in pool.ranges if family_of(addresses.first) is family)
+        found = (self._occupancy.first_free(each, pool, service.key, _tenancy(service)) for each in ranges)
+        return next((ip for ip in found if ip is not None), None)
 
-    def _free_in(self, addresses: AddressRange, pool: Pool) -> IP | None:
-        base, size = addresses.first, int(addresses.last) - int(addresses.first) + 1
-        offset = self._cursor.get(addresses, 0)
-        while offset < size and self._tenants.get(base + offset):
-            offset += 1
-        self._cursor[addresses] = offset
-        while offset < size and (self._tenants.get(base + offset) or not pool.covers(base + offset)):
-            offset += 1
-        return base + offset if offset < size else None
-
-    def _rival(self, ip: IP, service: Service) -> ServiceKey | None:
-        """A Service that has the address and does not tolerate this one beside it."""
-        tenancy = _tenancy(service)
-        for key, other in self._tenants.get(ip, {}).items():
-            if key != service.key and not tenancy.tolerates(other):
-                return key
-        return None
+    def _rivals(self, ip: IP, service: Service) -> list[ServiceKey]:
+        return self._occupancy.rivals(ip, service.key, _tenancy(service))
 
     def _pools_set_aside(self) -> bool:
         return any(fault.kind == "IPAddressPool" and not fault.warning for fault in self.config.faults)
 
-    def _pool_name(self, held: tuple[IP, ...]) -> str:
-        pool = self.config.pool_of(held[0])
-        return pool.name if pool else ""
 
-    # Book-keeping
-
-    def _occupy(self, service: Service, addresses: tuple[IP, ...]) -> None:
-        tenancy = _tenancy(service)
-        unchanged = self._holdings.get(service.key, ()) == addresses and all(
-            self._tenants[ip].get(service.key) == tenancy for ip in addresses
-        )
-        if unchanged:
-            return
-        self._vacate(service.key)
-        if addresses:
-            self._holdings[service.key] = addresses
-        for ip in addresses:
-            self._tenants.setdefault(ip, {})[service.key] = tenancy
-            if tenancy.sharing_key:
-                self._shared.setdefault(tenancy.sharing_key, set()).add(ip)
-
-    def _vacate(self, key: ServiceKey) -> bool:
-        freed = False
-        for ip in self._holdings.pop(key, ()):
-            tenants = self._tenants[ip]
-            sharing_key = tenants.pop(key).sharing_key
-            if sharing_key and not any(other.sharing_key == sharing_key for other in tenants.values()):
-                self._shared[sharing_key].discard(ip)
-                if not self._shared[sharing_key]:
-                    del self._shared[sharing_key]
-            if not tenants:
-                del self._tenants[ip]
-                freed = True
-                self._rewind(ip)
-        return freed
-
-    def _rewind(self, ip: IP) -> None:
-        for addresses, offset in self._cursor.items():
-            if ip in addresses:
-                self._cursor[addresses] = min(offset, int(ip) - int(addresses.first))
-
-
-def _tenancy(service: Service) -> _Tenancy:
+def _tenancy(service: Service) -> Tenancy:
     local = service.traffic_policy is TrafficPolicy.LOCAL
     backend = ",".join(f"{k}={v}" for k, v in sorted(service.selector.items())) if local else ""
-    return _Tenancy(sharing_key=annotation(service, "allow-shared-ip"), backend=backend, ports=frozenset(service.ports))
+    return Tenancy(sharing_key=annotation(service, "allow-shared-ip"), backend=backend, ports=frozenset(service.ports))
 
 
 def _priority(pool: Pool) -> tuple[bool, int, str]:

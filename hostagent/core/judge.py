@@ -125,7 +125,9 @@ def _forget(view: View) -> Verdict:
     dead = claim is not None and (claim.holder is None or view.standing is not Standing.LIVE)
     if claim is not None and not view.writing and (claim.holder == view.me or (view.sweeps and dead)):
         acts.append(DeleteClaim(vip=view.vip, expected=claim))
-    return Verdict(acts=tuple(acts), why=Why.NOT_WANTED)
+    # A holder that lives clears up after itself; one that falls silent cannot, and its silence is no event.
+    waits = view.sweeps and claim is not None and claim.holder != view.me and not dead
+    return Verdict(acts=tuple(acts), why=Why.NOT_WANTED, wake_at=view.expires_at if waits else None)
 
 
 def _ours(view: View, claim: Claim) -> Verdict:

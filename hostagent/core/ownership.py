@@ -56,6 +56,7 @@ class _Vip:
     wrote_at: Instant | None = None
     """When the last claim write was asked for: what is heard from then on may be the successor already."""
     won_at: Instant | None = None
+    """When the last write that was won was asked for."""
     heard_at: Instant | None = None
     due_at: Instant | None = None
     """The earliest entry in the queue of wake-ups; later ones need no entry, as each judgement asks anew."""
@@ -76,7 +77,6 @@ class Ownership:
     me: NodeName
     duration_s: float
     renew_s: float
-    sweeps: bool = False
     stopping: bool = False
     sessions: dict[NodeName, Session] = field(default_factory=dict)
     _vips: dict[IP, _Vip] = field(default_factory=dict)
@@ -86,6 +86,18 @@ class Ownership:
     _fresh_since: Instant | None = None
     _turned_at: Instant | None = None
     _doubt_until: Instant | None = None
+    _sweeps: bool = False
+
+    @property
+    def sweeps(self) -> bool:
+        """This host is the allocator and clears claims away that nobody needs."""
+        return self._sweeps
+
+    @sweeps.setter
+    def sweeps(self, yes: bool) -> None:
+        if yes and not self._sweeps:
+            self._dirty.update(vip for vip, known in self._vips.items() if known.ranking is None)
+        self._sweeps = yes
 
     # What was seen
 
@@ -96,6 +108,7 @@ class Ownership:
         """
         if self._stream_at is None or now - self._stream_at > GAP_OF_RENEW * self.renew_s:
             self._fresh_since = now
+            self._dirty.update(self._vips)  # who had counted as expired is alive again, this host among them
         self._stream_at = now
 
     def session_seen(self, node: NodeName, session: Session | None, now: Instant) -> None:
@@ -146,8 +159,10 @@ class Ownership:
         known = self._vip(vip)
         known.writing = False
         if outcome is Write.WON:
-            known.lapsed = known.let_go = False  # what is known of the claim is fresh again
-            known.won_at = now
+            # What is known of the claim is as fresh as the question; a reply may have waited for an agent that hung.
+            known.won_at = known.wrote_at
+            if known.wrote_at is not None and now - known.wrote_at <= STALL_S:
+                known.lapsed = known.let_go = False
         else:
             known.probed = None  # whoever was quicker may answer by now
         self._dirty.add(vip)
@@ -254,8 +269,7 @@ class Ownership:
 
     def _judge(self, vip: IP, known: _Vip, now: Instant) -> list[Act]:
         view = self._view(vip, known, now)
-        if known.open_since is None and view.open_since is not None:
-            known.open_since = view.open_since
+        known.open_since = view.open_since
         verdict = known.verdict = judge(view, now)
         if verdict.wake_at is not None:
             self._wake(vip, known, verdict.wake_at)
@@ -318,7 +332,7 @@ class Ownership:
             probing=known.probing,
             probed=known.probed,
             heard_successor=self._heard_successor(known),
-            open_since=(known.open_since or now) if open_now and ranked else None,
+            open_since=(now if known.open_since is None else known.open_since) if open_now and ranked else None,
             sweeps=self.sweeps,
         )
 

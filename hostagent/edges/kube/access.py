@@ -22,7 +22,7 @@ PACKAGED_NAMESPACE = "metallb-system"
 CRD = "CustomResourceDefinition"
 TIMEOUT_S = 15.0
 ESTABLISHED_WITHIN_S = 30.0
-GONE_WITHIN_S = 60.0
+GONE_WITHIN_S = 120.0
 POLL_S = 0.2
 _OF_THE_SERVER = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 

@@ -233,7 +233,7 @@ class Informer(Generic[K, T]):
     def _heard(self) -> None:
         self.last_event_at = self._now()
         if self.trouble is not None:
-            log.info("%s: readable again", self.path)
+            log.debug("%s: readable again", self.path)
             self.trouble = None
 
     def _after(self, error: ApiError, *, first: bool) -> float:
@@ -256,6 +256,7 @@ class Informer(Generic[K, T]):
             log.debug("%s: watch broke, going on from version %s: %s", self.path, self._version, error)
             return wait_s
         if cause != self.trouble:
-            log.warning("cannot follow %s", cause)
+            # That the API is away is told once, by who has all its watches; what only this kind meets, here.
+            log.log(logging.DEBUG if error.unanswered else logging.WARNING, "cannot follow %s", cause)
             self.trouble = cause
         return wait_s

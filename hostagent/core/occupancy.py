@@ -1,0 +1,116 @@
+"""Who is on which address, who may join them there, and which address is free next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hostagent.model.cluster import AddressRange, Pool, Port
+from hostagent.model.names import IP, ServiceKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenancy:
+    """How one Service uses an address: what decides whether another may use it too."""
+
+    sharing_key: str
+    backend: str
+    ports: frozenset[Port]
+
+    def tolerates(self, other: Tenancy) -> bool:
+        """Both say so with the same key, have the same backends where those matter, and no port in common."""
+        return (
+            bool(self.sharing_key)
+            and self.sharing_key == other.sharing_key
+            and self.backend == other.backend
+            and self.ports.isdisjoint(other.ports)
+        )
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """The index over all assignments. A Service is on all of its addresses with the same tenancy."""
+
+    _tenants: dict[IP, dict[ServiceKey, Tenancy]] = field(default_factory=dict)
+    _holdings: dict[ServiceKey, tuple[IP, ...]] = field(default_factory=dict)
+    _settled: set[ServiceKey] = field(default_factory=set)
+    _shared: dict[str, set[IP]] = field(default_factory=dict)
+    """The addresses of each sharing key's Services."""
+    _cursor: dict[tuple[AddressRange, bool], int] = field(default_factory=dict)
+    """Below this offset the range has nothing to give (True: to a pool that avoids buggy addresses); keeps a burst of
+    allocations linear."""
+
+    @property
+    def holdings(self) -> Mapping[ServiceKey, tuple[IP, ...]]:
+        return self._holdings
+
+    def tenants(self, ip: IP) -> Iterable[ServiceKey]:
+        return self._tenants.get(ip, {})
+
+    def occupy(self, key: ServiceKey, addresses: tuple[IP, ...], tenancy: Tenancy) -> bool:
+        """Put the Service on these addresses and off all others. True if that may have made room for another."""
+        if self._holdings.get(key, ()) == addresses and all(self._tenants[ip][key] == tenancy for ip in addresses):
+            return False
+        room = self.vacate(key)
+        if addresses:
+            self._holdings[key] = addresses
+        for ip in addresses:
+            self._tenants.setdefault(ip, {})[key] = tenancy
+            if tenancy.sharing_key:
+                self._shared.setdefault(tenancy.sharing_key, set()).add(ip)
+        return room
+
+    def vacate(self, key: ServiceKey) -> bool:
+        """Take the Service off all of its addresses. True if it had any."""
+        addresses = self._holdings.pop(key, ())
+        self._settled.discard(key)
+        for ip in addresses:
+            tenants = self._tenants[ip]
+            sharing_key = tenants.pop(key).sharing_key
+            if sharing_key and not any(other.sharing_key == sharing_key for other in tenants.values()):
+                self._shared[sharing_key].discard(ip)
+                if not self._shared[sharing_key]:
+                    del self._shared[sharing_key]
+            if not tenants:
+                del self._tenants[ip]
+                self._rewind(ip)
+        return bool(addresses)
+
+    def settle(self, key: ServiceKey) -> None:
+        """The Service was found in order where it is: whoever comes or changes after this gives way to it."""
+        if key in self._holdings:
+            self._settled.add(key)
+
+    def has_precedence(self, key: ServiceKey, over: ServiceKey) -> bool:
+        """Which of two Services that cannot share an address stays on it: who was there in order, else by name.
+
+        Only by name can it be told after a restart, and every allocator picks the same.
+        """
+        mine, others = key in self._settled, over in self._settled
+        return mine if mine is not others else key < over
+
+    def rivals(self, ip: IP, key: ServiceKey, tenancy: Tenancy) -> list[ServiceKey]:
+        """The Services on the address that do not tolerate this one beside them."""
+        tenants = self._tenants.get(ip, {}).items()
+        return sorted(other for other, theirs in tenants if other != key and not tenancy.tolerates(theirs))
+
+    def first_free(self, addresses: AddressRange, pool: Pool, key: ServiceKey, tenancy: Tenancy) -> IP | None:
+        """The lowest address of the range that is free, or that the Service may share with those on it."""
+        friendly = self._shared.get(tenancy.sharing_key, ()) if tenancy.sharing_key else ()
+        shareable = (ip for ip in friendly if ip in addresses and pool.covers(ip) and not self.rivals(ip, key, tenancy))
+        candidates = [ip for ip in (min(shareable, key=int, default=None), self._empty(addresses, pool)) if ip]
+        return min(candidates, key=int, default=None)
+
+    def _empty(self, addresses: AddressRange, pool: Pool) -> IP | None:
+        base, size = addresses.first, int(addresses.last) - int(addresses.first) + 1
+        cursor = (addresses, pool.avoid_buggy_ips)
+        offset = self._cursor.get(cursor, 0)
+        while offset < size and (base + offset in self._tenants or not pool.covers(base + offset)):
+            offset += 1
+        self._cursor[cursor] = offset
+        return base + offset if offset < size else None
+
+    def _rewind(self, ip: IP) -> None:
+        for (addresses, buggy), offset in self._cursor.items():
+            if ip in addresses:
+                self._cursor[addresses, buggy] = min(offset, int(ip) - int(addresses.first))

@@ -1,0 +1,50 @@
+"""hostagent brought to a lab as an operator would: `ansible-playbook` over ssh, from inside the lab's namespace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.fabric.command import FabricError
+from tests.fabric.lab import Lab
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 900.0
+
+
+def playbook_argv(lab: Lab, playbook: str, *arguments: str) -> list[str]:
+    """The command line, as README has it: nsenter, because a lab's wire can be reached from nowhere else."""
+    program = str(Path(sys.executable).parent / "ansible-playbook")
+    inventory = ["-i", "inventories/lab", f"playbooks/{playbook}.yml", "--limit", ",".join(lab.hosts)]
+    return ["nsenter", f"--net=/run/netns/{lab.state.netns}", program, *inventory, *arguments]
+
+
+def playbook_env(lab: Lab) -> Mapping[str, str]:
+    """This environment, and which lab the inventory means."""
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"HOSTAGENT_LAB": lab.state.name, "PATH": here, "ANSIBLE_FORCE_COLOR": "0"}
+
+
+def deploy(lab: Lab, *arguments: str, playbook: str = "site") -> str:
+    """Run a playbook on all hosts at once; returns what it printed.
+
+    Raises FabricError with the end of that when it fails.
+    """
+    argv: Sequence[str] = playbook_argv(lab, playbook, "-e", "hostagent_serial=100%", *arguments)
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env=playbook_env(lab),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise FabricError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+    return done.stdout
