@@ -7,6 +7,8 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from hostagent import __version__
 from hostagent.agent import control, last_good
 from hostagent.agent.allocator import Allocator
@@ -65,6 +67,7 @@ class Agent:
         self.stopping_since: Instant | None = None
         self._unreachable_since: Instant | None = None
         self._config_due: Instant | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """Something happened: look as soon as the loop is free."""
@@ -322,26 +325,28 @@ class Agent:
             self.config_trouble = ""
             if fresh != self.config:
                 self._take_host_config(fresh)
-        task = asyncio.create_task(self._reload_credentials())
-        task.add_done_callback(lambda _: self._notify.ready(status_line(self)))
+        self._reloading = asyncio.create_task(self._reload_credentials())
 
     def _take_host_config(self, fresh: HostConfig) -> None:
-        set_up(fresh.log.level)
-        old = self.config
-        needs_restart = [
-            name for name in fresh.__struct_fields__ if name != "log" if getattr(fresh, name) != getattr(old, name)
-        ]
-        if needs_restart:
-            self.config_trouble = f"{', '.join(needs_restart)} changed: takes effect with `systemctl restart hostagent`"
-            warn("config.needs-restart", self.config_trouble + " (which moves nothing)")
-        else:
-            say("config.file-read", f"{self._config_path} read again")
+        """Put in force what can be at once, the log level; the rest waits for a restart, which moves nothing."""
+        old, self.config = self.config, msgspec.structs.replace(self.config, log=fresh.log)
+        if fresh.log != old.log:
+            set_up(fresh.log.level)
+            say("config.file-read", f"{self._config_path} read again: log.level is {fresh.log.level}")
+        waiting = [name for name in fresh.__struct_fields__ if getattr(fresh, name) != getattr(self.config, name)]
+        if waiting:
+            self.config_trouble = (
+                f"{self._config_path}: {', '.join(waiting)} changed: takes effect with "
+                "`systemctl restart hostagent`, which moves nothing"
+            )
+            warn("config.needs-restart", self.config_trouble)
 
     async def _reload_credentials(self) -> None:
         try:
             await self.api.reload()
         except (ConfigError, EdgeError) as exc:
             warn("credentials.refused", f"{exc}; the credentials read before stay in force")
+        self._notify.ready(status_line(self))
 
     # Stop
 

@@ -9,10 +9,10 @@ from typing import Any
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.interfaces import segments_of
-from hostagent.core.candidates import Placement
+from hostagent.core.candidates import Candidate, Placement
 from hostagent.core.ownership import RETRY_S, Ownership
 from hostagent.edges.kube.events import Events, about_service
-from hostagent.edges.kube.lease_objects import INTERFACE, SERVICES
+from hostagent.edges.kube.lease_objects import INTERFACE, MAC, SERVICES
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.neighbors import Neighbors
 from hostagent.edges.netlink import Event, KernelAddresses, LinkChanged, Resync
@@ -257,7 +257,7 @@ class Announcer:
         ranking = self.ownership.ranking(vip)
         target = ranking.of(act.holder) if ranking and act.holder else None
         services = " ".join(str(use.service.key) for use in self._cluster.uses(vip))
-        notes = {SERVICES: services} | ({INTERFACE: target.interface} if target else {})
+        notes = {SERVICES: services} | ({INTERFACE: target.interface} | self._mac_of(target) if target else {})
         try:
             outcome, claim = await self._leases.write_claim(act, notes=notes)
         except EdgeError as error:
@@ -270,6 +270,12 @@ class Announcer:
             say("claim.written", message, vip=vip, lease=holder, reason=act.why, service=services)
         elif outcome is Write.UNKNOWN:
             warn("claim.unknown", f"no reply to the claim of {vip} for {holder}: asking again", vip=vip)
+
+    def _mac_of(self, target: Candidate) -> dict[str, str]:
+        """The MAC under which the holder will answer: what a packet capture on the segment must show."""
+        session = self.ownership.sessions.get(target.node)
+        macs = [s.mac for s in session.segments if s.interface == target.interface] if session else []
+        return {MAC: macs[0]} if macs else {}
 
     async def _delete(self, act: DeleteClaim) -> None:
         try:

@@ -5,7 +5,6 @@ Watches only take note here and wake the loop; they decide nothing.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -175,13 +174,6 @@ class Cluster:
     def _lease(self, name: str, lease: Lease | None) -> None:
         self.changed_leases[name] = lease
         self._wake()
-
-
-async def until_synced(cluster: Cluster, *, tick: Callable[[tuple[str, ...]], Coroutine[Any, Any, None]]) -> None:
-    """Wait for the first complete list of everything; `tick` is awaited once a second meanwhile."""
-    while waiting := cluster.waiting_for:
-        await tick(waiting)
-        await asyncio.sleep(0.05 if len(waiting) < len(cluster.informers) else 0.2)
 
 
 def _parse(text: str) -> IP | None:

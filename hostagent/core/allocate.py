@@ -295,8 +295,9 @@ class Ledger:
 
 
 def _tenancy(service: Service) -> Tenancy:
-    local = service.traffic_policy is TrafficPolicy.LOCAL
-    backend = ",".join(f"{k}={v}" for k, v in sorted(service.selector.items())) if local else ""
+    backend = ""
+    if service.traffic_policy is TrafficPolicy.LOCAL:  # its traffic is dropped where its own Pods are not
+        backend = "local:" + ",".join(f"{k}={v}" for k, v in sorted(service.selector.items()))
     return Tenancy(sharing_key=annotation(service, "allow-shared-ip"), backend=backend, ports=frozenset(service.ports))
 
 

@@ -25,7 +25,7 @@ def playbook_argv(lab: Lab, playbook: str, *arguments: str) -> list[str]:
 def playbook_env(lab: Lab) -> Mapping[str, str]:
     """This environment, and which lab the inventory means."""
     here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return os.environ | {"HOSTAGENT_LAB": lab.state.name, "PATH": here, "ANSIBLE_FORCE_COLOR": "0"}
+    return os.environ | {"LAB": lab.state.name, "PATH": here, "ANSIBLE_FORCE_COLOR": "0"}
 
 
 def deploy(lab: Lab, *arguments: str, playbook: str = "site") -> str:

@@ -51,7 +51,7 @@ class Cluster:
             host.run(["systemctl", "reset-failed", "hostagent"], check=False)
             host.run(["systemctl", "start", "hostagent"])
         for host in self.lab.hosts.values():
-            self.until(lambda host=host: self.alive(host), f"the session of {host.name} to be alive")  # type: ignore[misc]
+            self.until(lambda host=host: self.alive(host), f"the session of {host.name} to be alive")
 
     def show_journals(self) -> None:
         """Print the end of each agent's journal: pytest shows it beside a failure."""
@@ -128,7 +128,7 @@ class Cluster:
         return bool(hosts.get(host.name, {}).get("alive"))
 
     def holders(self, vip: str) -> list[str]:
-        """Hosts on whose interfaces the address is, by the kernel's word, not the agent's; a host that is off has none."""
+        """Hosts on whose interfaces the address is: the kernel's word, not the agent's. A host that is off has none."""
         up = [host for host in self.lab.hosts.values() if host.system_state() != "off"]
         return [host.name for host in up if vip in self.kernel_addresses(host)]
 
