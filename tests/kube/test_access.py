@@ -57,7 +57,6 @@ def test_apply_is_idempotent_and_a_dry_run_changes_nothing(plane: ControlPlane, 
 
     removed = call("remove", *options)
     assert outcomes(removed) == {"deleted", "kept"}
-    assert outcomes(call("remove", *options, "--with-crds")) == {"deleted", "absent"}
 
 
 def test_a_signed_host_can_do_what_it_must_and_nothing_else(kubeconfig: Kubeconfig, tmp_path: Path) -> None:

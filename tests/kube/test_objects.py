@@ -228,3 +228,26 @@ def test_nodes_namespaces_and_endpoints_as_the_api_has_them(plane: ControlPlane,
         assert index.get(ServiceKey("default", "web")).nodes == {NodeName("h1")}
 
     play(kubeconfig, body)
+
+
+def test_watches_go_on_at_once_after_credentials_were_loaded_anew(
+    plane: ControlPlane, kubeconfig: Kubeconfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, as a file that is being edited is read twice. A watch that hung would be noticed after 100 s only."""
+    monkeypatch.setattr("hostagent.edges.kube.informer.STEADY_S", 0.0)  # no back-off: only a hang can be late
+
+    async def body(api: Api) -> None:
+        services = Informer(api, "/api/v1/services", decode=to_service, key=service_key)
+
+        async def act() -> None:
+            await until(lambda: services.synced)
+            for name in ("reload-one", "reload-two"):
+                await asyncio.sleep(0.3)  # for the watch to be open: what is tested is the cutting of an open one
+                await api.reload()
+                await asyncio.to_thread(a_service, plane, name)
+                await until(lambda name=name: ServiceKey("default", name) in services.items)  # type: ignore[misc]
+                assert api.unreachable_since is None
+
+        await beside(services.run(lambda _, __: None), act)
+
+    play(kubeconfig, body)

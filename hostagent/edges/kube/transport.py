@@ -188,12 +188,15 @@ class Api:
                 raise await self._error(response, request)
             rest = b""
             # Not readline(): aiohttp bounds a line to 128 KiB, a Node object with many images is longer.
-            async for chunk in response.content.iter_any():
-                self.last_ok = self._now()
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line
+            with wire.watching(response):
+                async for chunk in response.content.iter_any():
+                    self.last_ok = self._now()
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
         except (aiohttp.ClientError, TimeoutError) as exc:
+            if wire is not self._wire:  # our own doing says nothing about the endpoint
+                raise ApiError(request.op, path, "cut, as the credentials were replaced", unanswered=True) from exc
             raise self._broken(request, str(response.url.origin()), exc) from exc
         finally:
             # Not a farewell by TLS: the server may be gone, and the loop may end before it answers.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -52,6 +52,7 @@ class Wire:
         }
         self._busy = 0
         self._retired = False
+        self._watches: set[aiohttp.ClientResponse] = set()
 
     def in_turn(self, preferred: str) -> tuple[str, ...]:
         """All endpoints, `preferred` first."""
@@ -105,7 +106,19 @@ class Wire:
         if not self._busy:
             await self.close()
 
+    @contextmanager
+    def watching(self, response: aiohttp.ClientResponse) -> Iterator[None]:
+        """A watch is being read: it ends with ClientConnectionError when the connections close."""
+        self._watches.add(response)
+        try:
+            yield
+        finally:
+            self._watches.discard(response)
+
     async def close(self) -> None:
+        for response in self._watches:
+            # Closing a session forgets its answers half-read: without this their readers would wait for ever.
+            response.content.set_exception(aiohttp.ClientConnectionError("the connection was closed on our side"))
         for session in self._sessions.values():
             await session.close()
 
