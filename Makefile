@@ -57,7 +57,7 @@ test-fabric: setup ## Real hosts, API server and traffic, the fabric itself incl
 	$(PYTEST) tests/fabric tests/system
 
 test: setup lint types ## Everything: checks, unit, simulation, netns, API server, real hosts, molecule
-	$(PYTEST) tests
+	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/system
 
 molecule: setup ## The roles on real systemd hosts: make molecule [S=default]
 	$(BIN)/molecule test -s $(S)
@@ -70,6 +70,7 @@ demo: setup ## The main job, end to end, on an embedded lab (KEEP=1 keeps the la
 
 lab-up: setup ## A lab to play with: make lab-up [HOSTS=3]
 	@$(BIN)/python -m tests.fabric up --name $(LAB) --hosts $(HOSTS)
+	@$(BIN)/python -m tests.fabric.deploy
 
 lab-sh: setup ## A root shell in a lab host: make lab-sh HOST=h1
 	@$(BIN)/python -m tests.fabric sh --name $(LAB) $(HOST)

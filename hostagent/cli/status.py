@@ -62,7 +62,7 @@ async def _ask(socket: Path) -> dict[str, Any]:
 def show(document: dict[str, Any]) -> None:
     """Print a status document for people."""
     # A pipe has no width: rich would cut columns at 80.
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS") or "160")
     console = Console(width=width, highlight=False)
     api = document["api"]
     reach = "reachable" if api["reachable"] else f"UNREACHABLE for {api['unreachable_for_s']:.0f} s"
@@ -110,8 +110,8 @@ def _hosts(hosts: list[dict[str, Any]]) -> Table:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for column in columns:  # the first is what the row is about: in one piece, so that it can be found and copied
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
 
 

@@ -168,9 +168,10 @@ def _ask_before_adding(view: View, claim: Claim) -> Verdict:
     """The address was off this host for a while. Others may have moved on, so nothing is added on old knowledge.
 
     Only a fresh compare-and-swap tells. After a hang the VIP goes to another host if there is one: this one just
-    failed at it.
+    failed at it. Else this host shows first that it lives: a claim of one that counts as expired could be taken from
+    it before it has the reply.
     """
-    if view.writing:
+    if view.writing or (view.position is None and not (view.lapsed and view.heir is not None)):
         return Verdict(why=Why.WAITS)
     if view.lapsed:
         target = view.heir if view.heir is not None else view.me

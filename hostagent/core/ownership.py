@@ -53,6 +53,8 @@ class _Vip:
     writing: bool = False
     probing: bool = False
     probed: Probed | None = None
+    probe_at: Instant | None = None
+    """When the last probe was asked for."""
     wrote_at: Instant | None = None
     """When the last claim write was asked for: what is heard from then on may be the successor already."""
     won_at: Instant | None = None
@@ -170,10 +172,13 @@ class Ownership:
             self._again(vip, known, Instant(now + RETRY_S))
 
     def probed(self, vip: IP, by: Mac | None, now: Instant) -> None:
-        """A probe has ended: answered by this MAC, or by nobody."""
+        """A probe has ended: answered by this MAC, or by nobody.
+
+        It counts from when it was asked for: a host that hung meanwhile heard nothing of what came later.
+        """
         known = self._vip(vip)
         known.probing = False
-        known.probed = Probed(at=now, by=by)
+        known.probed = Probed(at=now if known.probe_at is None else known.probe_at, by=by)
         self._dirty.add(vip)
 
     def probe_failed(self, vip: IP, now: Instant) -> None:
@@ -283,7 +288,7 @@ class Ownership:
                 case WriteClaim() | DeleteClaim():
                     known.writing, known.wrote_at = True, now
                 case Probe():
-                    known.probing = True
+                    known.probing, known.probe_at = True, now
                 case RemoveAddress():
                     known.let_go = _holder(known.claim) == self.me
                 case ReportConflict(mac=mac) if known.conflict == mac:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable
@@ -20,6 +21,13 @@ API_TIMEOUT_S = 2.0
 """Bound on one write to the API; the timing rule below reserves it."""
 SETTLE_S = 0.2
 """Editors and Ansible write a file in several steps; they are looked at together."""
+
+NODE_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+IN_WORDS = {
+    "node": "must be a Node's name: lower-case letters, digits, '-' and '.'",
+    "namespace": "must be a namespace's name: lower-case letters, digits and '-'",
+}
+"""What a pattern says, for the keys that have one."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
@@ -49,7 +57,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/etc/hostagent/config.toml`."""
 
-    node: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")] = ""
+    node: Annotated[str, msgspec.Meta(pattern=f"^({NODE_NAME})?$")] = ""
     """Name of this host's Node object; empty in the file means the host name."""
     namespace: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "metallb-system"
     """Where the configuration and the Leases live."""
@@ -99,15 +107,23 @@ def parse(text: str, *, source: str) -> HostConfig:
     for server in config.kubernetes.servers:
         if not server.startswith("https://"):
             raise ConfigError(f'{source}: kubernetes.servers: "{server}" must begin with https://')
-    if not config.node:
-        config = msgspec.structs.replace(config, node=socket.gethostname().lower())
-    return config
+    return config if config.node else msgspec.structs.replace(config, node=_host_name(source))
+
+
+def _host_name(source: str) -> str:
+    """As the kubelet names its Node unless told otherwise."""
+    name = socket.gethostname().lower()
+    if re.fullmatch(NODE_NAME, name) is None:
+        raise ConfigError(f'{source}: node: this host is called "{name}", which no Node can be: set node')
+    return name
 
 
 def _readable(message: str) -> str:
     """`Object contains unknown field `x` - at `$.session`` → the key as the file spells it, and what is known there."""
     what, _, where = message.partition(" - at `$")
     section = where.rstrip("`").lstrip(".")
+    if "matching regex" in what:
+        return f"{section} {IN_WORDS[section]}"
     if "unknown field" not in what:
         return f"{section or 'the file'}: {what}"
     key = what.split("`")[1]

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
-
-from systemd import daemon
 
 UNIT = "hostagent.service"
 JOB_QUERY_S = 2.0
+FLUSH_S = 1.0
 
 
 class Notifier:
     """Messages to the service manager, without ever waiting for it.
 
-    `sd_notify` blocks when the manager does not read (11 messages fit), and a loop that blocks loses its addresses.
-    So one message at a time is sent from a thread, and what comes meanwhile is merged into the next one.
+    A manager that does not read lets 11 messages in; then `sd_notify` blocks, and as python-systemd keeps the GIL
+    meanwhile, not even a thread would save the loop that keeps addresses alive. So the messages (sd_notify(3): lines
+    of KEY=value in a datagram) are sent from here; what comes while there is no room is merged into one.
     """
 
     def __init__(self) -> None:
         self._pending: dict[str, str] = {}
-        self._sending: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+        self._waiting = False
+        self._sent = asyncio.Event()
 
     def ready(self, status: str) -> None:
         self._send({"READY": "1", "STATUS": status})
@@ -46,24 +49,67 @@ class Notifier:
         self._send({"STOPPING": "1", "STATUS": status})
 
     async def flush(self) -> None:
-        """Wait until everything was sent (bounded by the caller)."""
-        while self._sending is not None and not self._sending.done():
-            await asyncio.shield(self._sending)
+        """Wait until everything was sent, or the manager was given `FLUSH_S` to read it: a stop does not hang on it."""
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                while self._pending:
+                    self._sent.clear()
+                    await self._sent.wait()
+        except TimeoutError:
+            pass  # whoever does not read does not want to know
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        if self._socket is not None:
+            self._stop_waiting(self._socket)
+            self._socket.close()
+            self._socket = None
+        self._pending.clear()
 
     def _send(self, fields: dict[str, str]) -> None:
-        if "NOTIFY_SOCKET" not in os.environ:
+        address = os.environ.get("NOTIFY_SOCKET")
+        if not address:
             return
-        if "READY" in fields:
-            self._pending.pop("RELOADING", None)
+        for later, earlier in (("READY", "RELOADING"), ("RELOADING", "READY")):
+            if later in fields:
+                self._pending.pop(earlier, None)
         self._pending |= fields
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.get_running_loop().create_task(self._drain())
+        if not self._waiting:
+            self._push(address)
 
-    async def _drain(self) -> None:
-        while self._pending:
-            message = "\n".join(f"{key}={value}" for key, value in self._pending.items())
-            self._pending.clear()
-            await asyncio.to_thread(daemon.notify, message)
+    def _push(self, address: str) -> None:
+        message = "\n".join(f"{key}={value}" for key, value in self._pending.items())
+        try:
+            if self._socket is None:
+                self._socket = _connected(address)
+            self._socket.send(message.encode())
+        except BlockingIOError:
+            if self._socket is not None and not self._waiting:
+                self._waiting = True
+                asyncio.get_running_loop().add_writer(self._socket, self._push, address)
+            return
+        except OSError:  # the manager starts anew (`systemctl daemon-reexec`): what comes next finds it again
+            self.close()
+        self._pending.clear()
+        self._sent.set()
+        if self._socket is not None:
+            self._stop_waiting(self._socket)
+
+    def _stop_waiting(self, end: socket.socket) -> None:
+        if self._waiting:
+            self._waiting = False
+            asyncio.get_running_loop().remove_writer(end)
+
+
+def _connected(address: str) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        end.setblocking(False)
+        end.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        end.close()
+        raise
+    return end
 
 
 async def restart_is_under_way() -> bool:

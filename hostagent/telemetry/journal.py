@@ -37,11 +37,23 @@ def error(event: str, message: str, **facts: object) -> None:
 
 def set_up(level: str) -> None:
     """Log to the journal when standard error leads there, else to standard error in words."""
-    handler: logging.Handler = _JournalHandler() if "JOURNAL_STREAM" in os.environ else _text_handler()
+    handler: logging.Handler = _JournalHandler() if _leads_to_journal() else _text_handler()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     _LOG.setLevel(level.upper())
+
+
+def _leads_to_journal() -> bool:
+    """Whether standard error is the stream that JOURNAL_STREAM names (systemd.exec(5)).
+
+    The variable alone says nothing: every program started from a terminal of a desktop inherits it.
+    """
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class _JournalHandler(logging.Handler):

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.fabric.command import FabricError
+from tests.fabric.command import FabricError, run
 from tests.fabric.lab import Lab
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 900.0
+HOSTS_PYTHON = "3.11"  # of Debian 12, the lab hosts' base tree
 
 
 def playbook_argv(lab: Lab, playbook: str, *arguments: str) -> list[str]:
@@ -28,11 +29,22 @@ def playbook_env(lab: Lab) -> Mapping[str, str]:
     return os.environ | {"LAB": lab.state.name, "PATH": here, "ANSIBLE_FORCE_COLOR": "0"}
 
 
+def build_wheelhouse() -> None:
+    """Build what the role brings to hosts, unless it is in the cache: a lab's namespace reaches no package index.
+
+    Raises FabricError.
+    """
+    program = ROOT / "roles/hostagent/files/wheelhouse.py"
+    argv = [sys.executable, str(program), "--source", str(ROOT), "--python-version", HOSTS_PYTHON, "--python", ""]
+    run(argv, timeout_s=TIMEOUT_S)
+
+
 def deploy(lab: Lab, *arguments: str, playbook: str = "site") -> str:
     """Run a playbook on all hosts at once; returns what it printed.
 
     Raises FabricError with the end of that when it fails.
     """
+    build_wheelhouse()
     argv: Sequence[str] = playbook_argv(lab, playbook, "-e", "hostagent_serial=100%", *arguments)
     done = subprocess.run(
         argv,
@@ -48,3 +60,7 @@ def deploy(lab: Lab, *arguments: str, playbook: str = "site") -> str:
     if done.returncode:
         raise FabricError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    build_wheelhouse()

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hostagent.core.judge import HAND_OVER_S
-from hostagent.model.names import NodeName
-from tests.simulation.world import DURATION_S, LIFETIME_S, STOP_S, World
-
-FAULTS = (
-    "power_off", "power_on", "pause", "resume", "restart_agent", "stop_agent", "start_stopped",
-    "api_down", "api_up", "cut", "uncut", "disentitle", "entitle",
-)  # fmt: skip
-Step = tuple[float, str, int]
+from tests.simulation.schedules import FAULTS, HOSTS, LONGEST_PAUSE_S, MOST_STEPS, Schedule, hard, perform, play
+from tests.simulation.world import DURATION_S, LIFETIME_S, World
 
 
-def steps() -> st.SearchStrategy[list[Step]]:
-    step = st.tuples(st.floats(0.01, 25.0), st.sampled_from(FAULTS), st.integers(1, 3))
-    return st.lists(step, min_size=1, max_size=12)
-
-
-def happen(world: World, fault: str, number: int) -> None:
-    host = world.hosts[NodeName(f"h{number}")]
-    match fault:
-        case "api_down" | "api_up":
-            world.api(up=fault == "api_up")
-        case "cut" | "uncut":
-            world.cut(host, off=fault == "cut")
-        case "disentitle" | "entitle":
-            world.entitle(host, yes=fault == "entitle")
-        case _:
-            getattr(world, fault)(host)
+def schedules() -> st.SearchStrategy[Schedule]:
+    step = st.tuples(st.floats(0.01, LONGEST_PAUSE_S), st.sampled_from(FAULTS), st.integers(1, HOSTS))
+    return st.builds(
+        Schedule,
+        steps=st.lists(step, min_size=1, max_size=MOST_STEPS).map(tuple),
+        seed=st.integers(0, 2**16),
+        lost_reply_chance=st.sampled_from((0.0, 0.3)),
+        lost=st.integers(0, HOSTS),
+    )
 
 
 def settled(**kwargs: int) -> World:
@@ -41,29 +29,23 @@ def settled(**kwargs: int) -> World:
     return world
 
 
-@given(schedule=steps(), seed=st.integers(0, 2**16), lost=st.sampled_from((0.0, 0.3)))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_never_two_answer_and_all_are_served_again_once_the_faults_are_over(
-    schedule: list[Step], seed: int, lost: float
-) -> None:
+@given(schedule=schedules())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_never_two_answer_and_all_are_served_again_once_the_faults_are_over(schedule: Schedule) -> None:
     """P1 after every event of any schedule; and when everything works again, every VIP is answered by its holder."""
-    world = World(hosts=3, vips=2, seed=seed)
-    world.lost_reply_chance = lost
-    for pause_s, fault, number in schedule:
-        world.run(world.now + pause_s)
-        happen(world, fault, number)
-    world.lost_reply_chance = 0.0
-    world.api(up=True)
-    for _ in range(2):  # an agent that is still stopping can be started only when it has stopped
-        for number in (1, 2, 3):
-            for cure in ("power_on", "resume", "start_stopped", "uncut", "entitle"):
-                happen(world, cure, number)
-        world.run(world.now + STOP_S)
-    world.run(world.now + 4 * DURATION_S)
-    for vip in world.vips:
-        claim = world.claims.get(vip)
-        assert claim is not None, "\n".join(world.story)
-        assert world.holders(vip) == [claim.holder], "\n".join(world.story)
+    perform(schedule)
+
+
+@pytest.mark.parametrize("schedule", tuple(hard()))
+def test_schedules_that_once_broke_a_promise_no_longer_do(schedule: Schedule) -> None:
+    perform(schedule)
+
+
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_drawn_schedules_keep_the_promises(first: int) -> None:
+    """The same with schedules that a seed gives again anywhere: `python -m tests.simulation.soak --seed N`."""
+    for seed in range(first, first + 100):
+        play(seed)
 
 
 def test_a_dead_host_is_replaced_after_its_session_expired() -> None:

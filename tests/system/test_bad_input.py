@@ -45,7 +45,8 @@ def test_a_pool_that_admission_cannot_judge_is_set_aside_with_its_reason(cluster
 
 
 def test_an_edit_that_makes_a_pool_faulty_leaves_its_last_good_version_in_force(cluster: Cluster, vip: str) -> None:
-    cluster.pool("198.51.100.100-198.51.100.90")  # backwards: the API server cannot compare addresses
+    # Backwards, and the API server cannot compare IPv6 addresses.
+    cluster.pool("198.51.100.96/28", "2001:db8:51:0:1::f-2001:db8:51:0:1::1")
     cluster.until(lambda: any("metallb-system/pool" in each for each in problems(cluster)), "status to name the pool")
     for host in cluster.lab.hosts.values():  # also for an agent that starts afresh
         host.run(["systemctl", "restart", "hostagent"])

@@ -21,7 +21,7 @@ from tests.fabric.backends import endpoint_slices, service, start_backend
 from tests.fabric.client import Client
 from tests.fabric.command import FabricError
 from tests.fabric.controlplane import ControlPlaneError
-from tests.fabric.deploy import ROOT, playbook_argv, playbook_env
+from tests.fabric.deploy import ROOT, build_wheelhouse, playbook_argv, playbook_env
 from tests.fabric.hosts import Host
 from tests.fabric.lab import Lab
 from tests.fabric.state import DEFAULT_NAME, existing_labs
@@ -74,6 +74,8 @@ def show(lab: Lab) -> float:
     plane, client = lab.control_plane, lab.client
 
     step("ansible-playbook -i inventories/lab playbooks/site.yml")
+    click.echo("   (building the wheels first, unless they are in the cache: a lab reaches no package index)")
+    build_wheelhouse()
     play(lab)
 
     step("A pool, an advertisement, a Service with three backends")

@@ -1,0 +1,80 @@
+"""Plays schedule after schedule for a while: `python -m tests.simulation.soak --minutes 10`.
+
+A schedule that breaks a promise is printed with its story; `--seed N --schedules 1` plays it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+
+from tests.simulation.schedules import UnsettledError, play
+from tests.simulation.world import PromiseBrokenError
+
+CHUNK = 50
+"""Schedules per piece of work: a second or so, so that progress is seen and the end is kept."""
+PROGRESS_S = 5.0
+FAILED, KEPT = 1, 0
+
+
+def broken_in(seeds: range) -> list[tuple[int, str]]:
+    """The seeds among these whose schedule breaks a promise, with their stories."""
+    broken = []
+    for seed in seeds:
+        try:
+            play(seed)
+        except (PromiseBrokenError, UnsettledError) as exc:
+            broken.append((seed, str(exc)))
+    return broken
+
+
+def chunks(first: int, schedules: int | None) -> Iterator[range]:
+    """Ranges of seeds from `first` on: so many schedules, or without end."""
+    if schedules is None:
+        return (range(start, start + CHUNK) for start in count(first, CHUNK))
+    end = first + schedules
+    return (range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK))
+
+
+def soak(*, first: int, minutes: float, schedules: int | None, jobs: int) -> int:
+    """Play until the time is over or all schedules are played, on `jobs` cores. Returns how many broke a promise."""
+    started_at = time.monotonic()
+    told_at, played, broken = started_at, 0, 0
+    pieces = chunks(first, schedules)
+    with multiprocessing.Pool(jobs) as pool:
+        # A few pieces at a time: a pool would otherwise take in the endless list before it plays the first.
+        while (batch := list(islice(pieces, 2 * jobs))) and time.monotonic() < started_at + 60 * minutes:
+            for seeds, found in zip(batch, pool.imap(broken_in, batch), strict=True):
+                played += len(seeds)
+                broken += len(found)
+                for seed, story in found:
+                    print(f"\n--- seed {seed}\n{story}\n", flush=True)
+            if time.monotonic() > told_at + PROGRESS_S:
+                told_at = time.monotonic()
+                rate = played / (told_at - started_at)
+                print(
+                    f"{played} schedules, {broken} broke a promise, {rate:.0f}/s, next seed {first + played}",
+                    flush=True,
+                )
+    took_s = time.monotonic() - started_at
+    print(f"{played} schedules from seed {first} in {took_s:.0f} s: {broken} broke a promise", flush=True)
+    return broken
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first schedule (default: %(default)s)")
+    parser.add_argument("--schedules", type=int, help="stop after so many, even if there is time left")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
+    asked = parser.parse_args()
+    broken = soak(first=asked.seed, minutes=asked.minutes, schedules=asked.schedules, jobs=asked.jobs)
+    return FAILED if broken else KEPT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
