@@ -122,6 +122,7 @@ class Agent:
             lifetime_s=config.hang_timeout_s,
             wake=self.wake,
         )
+        stack.callback(self._notify.close)
         stack.callback(self.announcer.silence_and_forget)
         self.allocator = Allocator(
             me=self._me,
@@ -177,7 +178,7 @@ class Agent:
         if self._stop_asked.is_set():
             return
         self._tasks.append(asyncio.create_task(self.keeper.run(self._lost)))
-        self._observe(everything=True)
+        await self._observe(everything=True)
         self.announcer.begin(same_boot=same_boot)
         self._tasks.append(asyncio.create_task(self.announcer.keep_guard()))
         await self.announcer.turn()
@@ -195,7 +196,7 @@ class Agent:
             if self._look:
                 self._look = False
                 self.keeper.describe(await self.announcer.look())
-            self._observe(everything=False)
+            await self._observe(everything=False)
             await self.announcer.turn()
             seat_at = self._turn_allocator()
             self._notify.alive()
@@ -205,7 +206,7 @@ class Agent:
             wakes = [at for at in (self.ownership.next_wake(), seat_at, self._config_due) if at is not None]
             await self._sleep(min([LONGEST_SLEEP_S, *(at - now() for at in wakes)]))
 
-    def _observe(self, *, everything: bool) -> None:
+    async def _observe(self, *, everything: bool) -> None:
         """Hand over what the watches noted since the last turn."""
         cluster = self.cluster
         leases, cluster.changed_leases = cluster.changed_leases, {}
@@ -222,7 +223,7 @@ class Agent:
         if cluster.nodes_changed or before != after:
             cluster.nodes_changed = False
             everything = True
-        self.announcer.rank(everything=everything)
+        await self.announcer.rank(everything=everything)
 
     def _lease(self, name: str, lease: Lease | None) -> None:
         seen_at = now()

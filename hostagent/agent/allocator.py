@@ -201,9 +201,7 @@ class Allocator:
         if key in self._echoes and service.assigned != written and at <= sent_at + ECHO_S:
             return False  # older than our own write
         self._echoes.pop(key, None)
-        before = ledger.holdings().get(key, ())
-        ledger.note(service)
-        return bool(set(before) - set(ledger.holdings().get(key, ())))
+        return ledger.note(service)
 
     def _order(self, keys: Iterable[ServiceKey]) -> list[ServiceKey]:
         """Those that have addresses first: they keep them before anybody gets one."""
@@ -264,6 +262,8 @@ class Allocator:
 
     def _told(self, service: Service, decision: Decision) -> None:
         key = service.key
+        if set(service.assigned) - {str(ip) for ip in decision.addresses}:  # what it had is free now
+            self._cluster.changed_services |= self.pending.keys()
         if decision.addresses:
             self.pending.pop(key, None)
         else:

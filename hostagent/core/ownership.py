@@ -29,7 +29,7 @@ from hostagent.model.ownership import (
 RETRY_S = 1.0
 """Pause before an act that failed is asked for again."""
 STALL_S = 5.0
-"""A pause between two turns that others may have used: they need a whole session duration less a renewal to act."""
+"""A pause between two turns that others may have used, at most: see `stall_s`."""
 CATCH_UP_S = 10.0
 """For so long after a stall, what arrives may have been said before it; nothing is added on the strength of it."""
 GAP_OF_RENEW = 1.5
@@ -47,6 +47,8 @@ class _Vip:
     ranking: Ranking | None = None
     """None: no Service uses it."""
     claim: Claim | None = None
+    newest: str = ""
+    """The newest resource version seen, also of a claim that was deleted since."""
     held_on: InterfaceName | None = None
     lapsed: bool = False
     let_go: bool = False
@@ -128,8 +130,12 @@ class Ownership:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
         self.lease_stream_alive(now)
         known = self._vip(vip)
-        if known.claim is not None and claim is not None and not _newer(claim, known.claim):
-            return  # the watch is behind the reply to our own write, or echoes it; its first sight counts
+        if claim is not None:
+            if _older(claim.resource_version, known.newest):
+                return  # the watch is behind the reply to our own write, perhaps even a deletion behind
+            if known.claim is not None and claim.resource_version == known.claim.resource_version:
+                return  # an echo: its first sight counts
+            known.newest = claim.resource_version
         if _holder(known.claim) != _holder(claim):
             known.probed = known.open_since = known.conflict = None
             known.lapsed = known.let_go = False
@@ -163,7 +169,7 @@ class Ownership:
         if outcome is Write.WON:
             # What is known of the claim is as fresh as the question; a reply may have waited for an agent that hung.
             known.won_at = known.wrote_at
-            if known.wrote_at is not None and now - known.wrote_at <= STALL_S:
+            if known.wrote_at is not None and now - known.wrote_at <= self.stall_s:
                 known.lapsed = known.let_go = False
         else:
             known.probed = None  # whoever was quicker may answer by now
@@ -212,7 +218,7 @@ class Ownership:
         An act that is under way is not asked for again until its outcome was told. Work is proportional to what
         changed, not to the number of VIPs.
         """
-        if self._turned_at is not None and now - self._turned_at > STALL_S:
+        if self._turned_at is not None and now - self._turned_at > self.stall_s:
             self._doubt_until = Instant(now + CATCH_UP_S)
         self._turned_at = now
         while self._due and self._due[0][0] <= now:
@@ -243,6 +249,11 @@ class Ownership:
     def expires_at(self, node: NodeName) -> Instant | None:
         """When a host's session will count as expired, unless it is heard of before."""
         return self._expires_at(self.sessions.get(node), None)
+
+    @property
+    def stall_s(self) -> float:
+        """Others may have taken over after this long: they need a session duration, less one renewal, to act."""
+        return min(STALL_S, self.duration_s - self.renew_s)
 
     @property
     def held(self) -> Mapping[IP, InterfaceName]:
@@ -384,7 +395,6 @@ def _holder(claim: Claim | None) -> NodeName | None:
     return claim.holder if claim is not None else None
 
 
-def _newer(claim: Claim, known: Claim) -> bool:
+def _older(version: str, than: str) -> bool:
     """Resource versions of one kind grow, and may be compared as numbers (Kubernetes API conventions since 1.35)."""
-    a, b = claim.resource_version, known.resource_version
-    return int(a) > int(b) if a.isdecimal() and b.isdecimal() else a != b
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)

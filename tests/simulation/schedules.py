@@ -23,6 +23,9 @@ HOSTS, VIPS = 3, 2
 LONGEST_PAUSE_S = 25.0
 MOST_STEPS = 12
 
+ONCE_BROKEN = (910, 211433, 213833, 214694)
+"""Seeds that found bugs: replies and probes that waited out a hang, claims by the expired, a late deletion."""
+
 Step = tuple[float, str, int]
 """Pause before it in seconds, what happens, to which host (from 1)."""
 
@@ -58,6 +61,7 @@ def drawn(seed: int) -> Schedule:
 
 def hard() -> Iterator[Schedule]:
     """Schedules that need a rule which few drawn ones need: each was once a bug, or is a mutant that hid well."""
+    yield from map(drawn, ONCE_BROKEN)
     stories: tuple[tuple[Step, ...], ...] = (
         # An outage of the API in which a holder could not be heard on the segment either: silence of both kinds.
         ((40.0, "isolate", 0), (1.0, "api_down", 0), (40.0, "api_up", 0), (60.0, "join", 0)),

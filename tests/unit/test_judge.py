@@ -294,6 +294,24 @@ def test_an_older_claim_does_not_replace_a_newer_one() -> None:
     assert agent.claims[VIP].holder == OTHER
 
 
+def test_a_deletion_that_the_watch_brings_late_does_not_revive_older_claims() -> None:
+    """After a hang: our own write is answered first, then comes what happened before it, one by one."""
+    agent = an_agent(ME)
+    agent.claim_seen(VIP, a_claim(OTHER, version=10), Instant(1))
+    agent.claim_seen(VIP, None, Instant(1.1))
+    agent.claim_seen(VIP, a_claim(ME, version=9), Instant(1.2))
+    assert VIP not in agent.claims
+    agent.claim_seen(VIP, a_claim(OTHER, version=10), Instant(1.3))
+    assert agent.claims[VIP].holder == OTHER
+
+
+def test_an_echo_of_a_claim_does_not_make_it_younger() -> None:
+    agent = an_agent(ME)
+    agent.claim_seen(VIP, a_claim(OTHER, version=10, seen_at=1), Instant(1))
+    agent.claim_seen(VIP, a_claim(OTHER, version=10, seen_at=2), Instant(2))
+    assert agent.claims[VIP].seen_at == Instant(1)
+
+
 def test_a_conflict_is_reported_once() -> None:
     agent = an_agent(ME)
     assert [type(act) for act in agent.turn(Instant(0))] == [Probe]
