@@ -141,7 +141,7 @@ def _ours(view: View, claim: Claim) -> Verdict:
         handed = claim.predecessor is not None
         detail = f"handed over by {claim.predecessor}" if handed else ""
         return Verdict(
-            acts=(AddAddress(vip=view.vip, why=Why.HANDED_OVER if handed else Why.HOLDS, detail=detail),),
+            acts=(AddAddress(vip=view.vip, why=Why.HANDED_OVER if handed else Why.CLAIMED, detail=detail),),
             why=Why.HOLDS,
         )
     if view.writing:

@@ -71,6 +71,8 @@ class Why(StrEnum):
     """The kernel ended the address, as this host's agent had not turned for its lifetime."""
     RETURNS = "makes-sure"
     """The claim names this host, but what it knows of the claim may be old."""
+    CLAIMED = "claimed"
+    """The claim names this host, and the address is not on its interface yet."""
     HOLDS = "holds"
     STANDS_BY = "stands-by"
     WAITS = "waits"
