@@ -76,8 +76,11 @@ class Announcer:
         self._lifetime_s = lifetime_s
         self._wake = wake
         self._extended_at = Instant(0)
+        self._down_since: dict[InterfaceName, Instant] = {}
         self._guard_wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unresolved: set[IP] = set()
+        """VIPs whose last claim write had no outcome yet."""
 
     # At start
 
@@ -85,6 +88,8 @@ class Announcer:
         """Read interfaces and VIPs from the kernel; listen on the interfaces that could carry VIPs."""
         links, held = await self._addresses.snapshot()
         self.links = {link.name: link for link in links}
+        unplugged = (link.name for link in links if not link.up)
+        self._down_since = {name: self._down_since.get(name, now()) for name in unplugged}
         self.neighbors.own_macs([link.mac for link in links if link.mac])
         segments = segments_of(links)
         for segment in segments:
@@ -147,8 +152,21 @@ class Announcer:
     async def turn(self) -> None:
         """Judge what needs judging and act on it; keep the addresses alive."""
         await self.keep_alive()
+        await self._let_go_unplugged()
         for act in self.ownership.turn(now()):
             await self._do(act)
+
+    async def _let_go_unplugged(self) -> None:
+        """Take VIPs off an interface that has had no carrier for so long that others may have taken over.
+
+        Nobody hears this host there, so nothing is lost; but when the cable is back the kernel would answer, and our
+        announcements would draw traffic, before the API has told that the VIP has moved.
+        """
+        late = [name for name, since in self._down_since.items() if now() - since >= self.ownership.stall_s]
+        for vip, interface in self.ownership.held.items() if late else ():
+            if interface in late:
+                await self._remove(RemoveAddress(vip=vip, why=Why.NO_CARRIER, detail=f"{interface} has no carrier"))
+                self.ownership.lapsed(vip)
 
     async def on_kernel(self, event: Event) -> bool:
         """Something happened to interfaces or addresses. True if interfaces must be looked at again."""
@@ -276,7 +294,10 @@ class Announcer:
         if outcome is Write.WON:
             message = f"{vip} is claimed for {holder}: {act.why}" + (f" ({act.detail})" if act.detail else "")
             say("claim.written", message, vip=vip, lease=holder, reason=act.why, service=services)
-        elif outcome is Write.UNKNOWN:
+        if outcome is not Write.UNKNOWN:
+            self._unresolved.discard(vip)
+        elif vip not in self._unresolved:  # asked for again each second: told once
+            self._unresolved.add(vip)
             warn("claim.unknown", f"no reply to the claim of {vip} for {holder}: asking again", vip=vip)
 
     def _mac_of(self, target: Candidate) -> dict[str, str]:

@@ -175,7 +175,7 @@ def _ask_before_adding(view: View, claim: Claim) -> Verdict:
         return Verdict(why=Why.WAITS)
     if view.lapsed:
         target = view.heir if view.heir is not None else view.me
-        why, detail = Why.LAPSED, f"the address expired on {view.me}, whose agent had not turned for its lifetime"
+        why, detail = Why.LAPSED, f"the address was off {view.me} for a while: its agent hung, or its cable was out"
     else:
         target, why, detail = view.me, Why.RETURNS, f"{view.me} makes sure that the claim is still its own"
     act = WriteClaim(

@@ -188,6 +188,8 @@ class Lab:
         ssh = {
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self.state.private_key),
+            # All labs have the same addresses: connections kept open must not be shared between them.
+            "ansible_control_path_dir": str(self.state.private_key.parent / "cp"),
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.state.known_hosts} -o StrictHostKeyChecking=yes",
         }
         labhost = {"ansible_connection": "labhost", "labhost_state": str(self.state.folder)}

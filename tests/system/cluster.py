@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,10 +143,11 @@ class Cluster:
         return self.lab.hosts[self.holders(vip)[0]]
 
     def answered(self, vip: str, port: int = 80) -> str:
-        """Wait until a backend answers at the VIP, and return its name."""
+        """Wait until a backend answers at the VIP, and return its name. A dead host's backend may be asked in between."""
         url = f"http://[{vip}]:{port}/" if ":" in vip else f"http://{vip}:{port}/"
-        self.until(lambda: self.lab.client.answers(url), f"an answer from {url}")
-        return self.lab.client.answers(url) or ""
+        name: str = self.until(lambda: self.lab.client.answers(url), f"an answer from {url}")
+        return name
 
-    def until(self, predicate: Any, what: str, timeout_s: float = SOON_S) -> None:
-        wait_for(predicate, timeout_s, what)
+    def until(self, predicate: Callable[[], Any], what: str, timeout_s: float = SOON_S) -> Any:
+        """Wait for the first true answer, and return it. Raises TimeoutError that says what was waited for."""
+        return wait_for(predicate, timeout_s, what)

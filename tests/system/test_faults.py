@@ -115,6 +115,24 @@ def test_a_host_that_loses_power_is_replaced_once_its_session_expired(cluster: C
     assert host.name in claimed
 
 
+def test_a_host_whose_cable_comes_back_does_not_answer_for_what_has_moved(cluster: Cluster, vip: str) -> None:
+    host = cluster.held(vip)
+    with cluster.lab.listening(ask=[vip]) as listener:
+        host.cable_pull()
+        try:
+            cluster.until(lambda: len(set(cluster.holders(vip)) - {host.name}) == 1, "another host to serve", 30)
+            assert cluster.answered(vip)
+            cluster.until(lambda: vip not in cluster.kernel_addresses(host), "the unplugged host to let go")
+        finally:
+            host.cable_plug()
+        cluster.until(lambda: cluster.alive(host), f"{host.name} to be back")
+        assert cluster.answered(vip)
+    assert host.name not in cluster.holders(vip)
+    assert listener.relapses(vip, window_ms=RELAPSE_MS) == []
+    successor = cluster.lab.hosts[cluster.holders(vip)[0]]
+    assert listener.holders(vip)[-1].host == successor.name
+
+
 def test_an_api_outage_moves_nothing(cluster: Cluster, vip: str) -> None:
     plane, moves = cluster.lab.control_plane, cluster.transitions()
     host = cluster.held(vip)
