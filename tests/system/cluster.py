@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.fabric.admin import wait_for
@@ -52,7 +53,7 @@ class Cluster:
             host.run(["systemctl", "reset-failed", "hostagent"], check=False)
             host.run(["systemctl", "start", "hostagent"])
         for host in self.lab.hosts.values():
-            self.until(lambda host=host: self.alive(host), f"the session of {host.name} to be alive")
+            self.until(partial(self.alive, host), f"the session of {host.name} to be alive")
 
     def show_journals(self) -> None:
         """Print the end of each agent's journal: pytest shows it beside a failure."""
@@ -143,7 +144,7 @@ class Cluster:
         return self.lab.hosts[self.holders(vip)[0]]
 
     def answered(self, vip: str, port: int = 80) -> str:
-        """Wait until a backend answers at the VIP, and return its name. A dead host's backend may be asked in between."""
+        """Wait until a backend answers at the VIP, and return its name; a dead host's may be asked in between."""
         url = f"http://[{vip}]:{port}/" if ":" in vip else f"http://{vip}:{port}/"
         name: str = self.until(lambda: self.lab.client.answers(url), f"an answer from {url}")
         return name
