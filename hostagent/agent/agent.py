@@ -31,7 +31,7 @@ from hostagent.edges.systemd import Notifier, restart_is_under_way
 from hostagent.model.cluster import Fault
 from hostagent.model.errors import ConfigError, EdgeError, InvariantError
 from hostagent.model.names import Instant, NodeName
-from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX
+from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX, Segment, Session
 from hostagent.telemetry.journal import say, set_up, warn
 
 LONGEST_SLEEP_S = 1.0
@@ -210,22 +210,22 @@ class Agent:
         """Hand over what the watches noted since the last turn."""
         cluster = self.cluster
         leases, cluster.changed_leases = cluster.changed_leases, {}
-        before = {node: (s.segments, s.ended) for node, s in self.ownership.sessions.items()} if leases else {}
+        hosts_changed = False
         for name, lease in leases.items():
-            self._lease(name, lease)
-        after = {node: (s.segments, s.ended) for node, s in self.ownership.sessions.items()} if leases else {}
+            hosts_changed |= self._lease(name, lease)
         if cluster.config_changed and self._config_due is None:
             self._config_due = Instant(now() + CONFIG_SETTLE_S)
         if self._config_due is not None and (everything or now() >= self._config_due):
             cluster.config_changed, self._config_due = False, None
             self._take_config()
             everything = True
-        if cluster.nodes_changed or before != after:
+        if cluster.nodes_changed or hosts_changed:
             cluster.nodes_changed = False
             everything = True
         await self.announcer.rank(everything=everything)
 
-    def _lease(self, name: str, lease: Lease | None) -> None:
+    def _lease(self, name: str, lease: Lease | None) -> bool:
+        """Take in one Lease; True if that changes who may answer: a host came, left, or has other interfaces."""
         seen_at = now()
         vip = vip_of(name)
         if vip is not None:
@@ -235,9 +235,12 @@ class Agent:
             session = to_session(lease, seen_at=seen_at) if lease else None
             if node == self._me and lease is None and self.stopping_since is None:
                 self.keeper.renew_soon()
+            before = self.ownership.sessions.get(node)
             self.ownership.session_seen(node, session, seen_at)
+            return _abilities(before) != _abilities(session)
         elif name == ALLOCATOR_LEASE:
             self.allocator.claim_seen(to_claim(lease, seen_at=seen_at) if lease else None)
+        return False
 
     def _take_config(self) -> None:
         before = self.cluster.config
@@ -383,6 +386,11 @@ class Agent:
         say("agent.stopped", f"{self._me} stopped in order" if not late else f"{self._me} stopped, late")
         await self._notify.flush()
         return True
+
+
+def _abilities(session: Session | None) -> tuple[Segment, ...] | None:
+    """What of a session decides whether its host is a candidate; None for a host that is not there."""
+    return None if session is None or session.ended else session.segments
 
 
 def _boot_instance() -> str:

@@ -6,7 +6,6 @@ Watches only take note here and wake the loop; they decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from ipaddress import ip_address
 from typing import Any
 
 from hostagent.core.candidates import Use
@@ -150,7 +149,7 @@ class Cluster:
     def _vips(self, service: Service) -> frozenset[IP]:
         if service.type != "LoadBalancer" or service.deleted or service.load_balancer_class != self._class:
             return frozenset()
-        return frozenset(ip for ip in map(_parse, service.assigned) if ip is not None)
+        return frozenset(service.addresses)
 
     def _slice(self, key: ObjectKey, piece: Slice | None) -> None:
         for service in self.endpoints.apply(key, piece):
@@ -174,10 +173,3 @@ class Cluster:
     def _lease(self, name: str, lease: Lease | None) -> None:
         self.changed_leases[name] = lease
         self._wake()
-
-
-def _parse(text: str) -> IP | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None  # a host name, or not ours to judge

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address
 
 from hostagent.core.occupancy import Occupancy, Tenancy
 from hostagent.core.requests import Request, RequestError, annotation, request_of
@@ -73,9 +72,7 @@ class Ledger:
 
         True if that may have made room for a Service that waits.
         """
-        addresses = tuple(dict.fromkeys(ip for ip in map(_parse, service.assigned) if ip is not None))
-        if service.type != "LoadBalancer":
-            addresses = ()
+        addresses = service.addresses if service.type == "LoadBalancer" else ()
         return self._occupancy.occupy(service.key, addresses, _tenancy(service))
 
     def forget(self, key: ServiceKey) -> bool:
@@ -308,13 +305,6 @@ def _priority(pool: Pool) -> tuple[bool, int, str]:
 
 def _without(held: tuple[IP, ...], event: str, message: str) -> Decision:
     return Decision(outcome=Outcome.CLEAR if held else Outcome.PENDING, event=event, message=message)
-
-
-def _parse(text: str) -> IP | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
 
 
 def _join(things: Iterable[object]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Any
 
-from hostagent.model.names import IP, InterfaceName, Labels, Network, NodeName, ServiceKey
+from hostagent.model.names import IP, InterfaceName, Labels, NodeName, ServiceKey
 
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 
@@ -66,6 +67,18 @@ class Service:
     """`status.loadBalancer.ingress[].ip` as written: the store of assignments, ours or another implementation's."""
     ip_modes: tuple[str, ...] = ()
     """`ipMode` of each entry of `assigned`; empty string where unset."""
+
+    @property
+    def addresses(self) -> tuple[IP, ...]:
+        """The addresses in `assigned`, each once; what does not parse is not ours to judge, and left out."""
+        return tuple(dict.fromkeys(ip for ip in map(_address, self.assigned) if ip is not None))
+
+
+def _address(text: str) -> IP | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,10 +257,3 @@ class ConfigSet:
     def pool_of(self, ip: IP) -> Pool | None:
         """The pool whose ranges hold this address, whether or not it would give it out."""
         return next((pool for pool in self.pools if any(ip in r for r in pool.ranges)), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterNetworks:
-    """Networks of which no address may ever be given to a Service."""
-
-    networks: tuple[Network, ...] = ()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from hostagent.edges.kube.transport import Api
 from tests.fabric.controlplane import PORT, ControlPlane
 from tests.fabric.processes import connect_in
 
@@ -115,6 +116,22 @@ def kubeconfig(plane: ControlPlane, line: Line, tmp_path: Path) -> Kubeconfig:
         return path
 
     return write
+
+
+Body = Callable[[Api], Coroutine[Any, Any, None]]
+
+
+def play(kubeconfig: Kubeconfig, body: Body) -> None:
+    """Run `body` as cluster admin, for a minute at most."""
+
+    async def run() -> None:
+        api = await Api.open(kubeconfig())
+        try:
+            await body(api)
+        finally:
+            await api.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def until(met: Callable[[], bool], *, within_s: float = 10.0) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
-from typing import Any
 
 import pytest
 
@@ -17,23 +15,11 @@ from hostagent.model.errors import EdgeError
 from hostagent.model.names import Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import DeleteClaim, Segment, Session, Why, Write, WriteClaim
 from tests.fabric.controlplane import ControlPlane
-from tests.kube.conftest import Kubeconfig, Line
+from tests.kube.conftest import Kubeconfig, Line, play
 
 pytestmark = [pytest.mark.kube, pytest.mark.netns]
 
 H1, H2 = NodeName("h1"), NodeName("h2")
-Body = Callable[[Api], Coroutine[Any, Any, None]]
-
-
-def play(kubeconfig: Kubeconfig, body: Body) -> None:
-    async def run() -> None:
-        api = await Api.open(kubeconfig())
-        try:
-            await body(api)
-        finally:
-            await api.close()
-
-    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def a_session(node: str, instance: str = "boot-1") -> Session:

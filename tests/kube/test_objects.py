@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -27,23 +26,11 @@ from hostagent.model.cluster import Family, Port, Service
 from hostagent.model.names import Instant, NodeName, ServiceKey
 from hostagent.model.ownership import Write
 from tests.fabric.controlplane import ControlPlane
-from tests.kube.conftest import Kubeconfig, Line, beside, until
+from tests.kube.conftest import Kubeconfig, Line, beside, play, until
 
 pytestmark = [pytest.mark.kube, pytest.mark.netns]
 
 V4, V6 = IPv4Address("198.51.100.80"), IPv6Address("2001:db8:51:0:1::80")
-Body = Callable[[Api], Coroutine[Any, Any, None]]
-
-
-def play(kubeconfig: Kubeconfig, body: Body) -> None:
-    async def run() -> None:
-        api = await Api.open(kubeconfig())
-        try:
-            await body(api)
-        finally:
-            await api.close()
-
-    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def a_service(plane: ControlPlane, name: str) -> None:
