@@ -54,16 +54,22 @@ test-kube: setup ## The edges and CRDs on a real API server
 	$(PYTEST) tests/kube
 
 test-fabric: setup ## Real hosts, API server and traffic, the fabric itself included
-	$(PYTEST) tests/fabric tests/system
+	$(PYTEST) tests/fabric tests/fault tests/system
 
-test: setup lint types ## Everything: checks, unit, simulation, netns, API server, real hosts, molecule
-	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/system
+test-fault: setup ## The fault campaign's short form: each fault once, on real hosts
+	$(PYTEST) tests/fault
+
+test: setup lint types ## Everything: checks, unit, simulation, netns, API server, real hosts and faults, molecule
+	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/fault tests/system
 
 molecule: setup ## The roles on real systemd hosts: make molecule [S=default]
 	$(BIN)/molecule test -s $(S)
 
 soak: setup ## The simulation for longer: make soak [MINUTES=10] [SEED=1]
 	$(BIN)/python -m tests.simulation.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+bench-failover: setup ## Outages, fault by fault, many times; writes docs/failover.md: [RUNS=10] [FAULTS=a,b] [FRESH=1]
+	@$(BIN)/python -m tests.bench.failover --runs $(or $(RUNS),10) $(if $(FAULTS),--faults $(FAULTS)) $(if $(FRESH),--fresh)
 
 demo: setup ## The main job, end to end, on an embedded lab (KEEP=1 keeps the lab)
 	@$(BIN)/python -m tests.fabric.demo $(if $(KEEP),--keep)
@@ -91,5 +97,5 @@ check: lint types test-unit ## What a commit should pass (a minute)
 clean: ## Remove what was built here; the cache stays (rm -r $(CACHE) removes that)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup fmt lint types test test-unit test-simulation test-netns test-kube test-fabric molecule soak demo \
-  lab-up lab-sh lab-down wheel lock check clean
+.PHONY: help setup fmt lint types test test-unit test-simulation test-netns test-kube test-fabric test-fault molecule \
+  soak bench-failover demo lab-up lab-sh lab-down wheel lock check clean

@@ -13,10 +13,14 @@ from hostagent import __version__
 from hostagent.agent import control, last_good
 from hostagent.agent.allocator import Allocator
 from hostagent.agent.announcer import Announcer
+from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.session import SessionKeeper, own_session
-from hostagent.agent.status import status_line, status_of
+from hostagent.agent.status import snapshot_of, status_line, status_of
+from hostagent.agent.survey import ask_segments
+from hostagent.agent.verbs import Verbs
+from hostagent.agent.wire import Wire
 from hostagent.core.ownership import Ownership
 from hostagent.edges import hostconfig
 from hostagent.edges.hostconfig import HostConfig
@@ -32,6 +36,7 @@ from hostagent.model.cluster import Fault
 from hostagent.model.errors import ConfigError, EdgeError, InvariantError
 from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX, Segment, Session
+from hostagent.telemetry import metrics
 from hostagent.telemetry.journal import say, set_up, warn
 
 LONGEST_SLEEP_S = 1.0
@@ -42,6 +47,8 @@ CONFIG_SETTLE_S = 0.3
 """`kubectl apply` of a file makes its objects one by one: a pool is not judged before its advertisement is there."""
 REACH_PATIENCE_S = 1.0
 """A failed request or two are everyday life; the API counts as unreachable after this long without an answer."""
+RECONNECT_S = 10.0
+"""A watch that was connected anew is given this long to catch up."""
 START_TIMEOUT_S = 30
 """More time asked of systemd with each look, while the API is awaited."""
 
@@ -66,6 +73,8 @@ class Agent:
         self._faults: frozenset[Fault] = frozenset()
         self.stopping_since: Instant | None = None
         self._unreachable_since: Instant | None = None
+        self._reconnected_at = Instant(0)
+        self.suspicions_refuted = 0
         self._config_due: Instant | None = None
         self._reloading: asyncio.Task[None] | None = None
 
@@ -100,7 +109,13 @@ class Agent:
             kubernetes.kubeconfig, servers=kubernetes.servers, user_agent=f"hostagent/{__version__} ({config.node})"
         )
         stack.push_async_callback(self.api.close)
-        self.ownership = Ownership(me=self._me, duration_s=config.session.duration_s, renew_s=config.session.renew_s)
+        self.ownership = Ownership(
+            me=self._me,
+            duration_s=config.session.duration_s,
+            renew_s=config.session.renew_s,
+            on_api_loss=config.on_api_loss,
+            preempt_delay_s=config.preempt_delay_s,
+        )
         leases = Leases(self.api, namespace=config.namespace, node=self._me)
         self.events = Events(self.api, node=config.node)
         service_class = config.load_balancer_class or None
@@ -112,14 +127,18 @@ class Agent:
             wake=self.wake,
         )
         self.guard = Guard()
+        self.claims = Claims(ownership=self.ownership, cluster=self.cluster, leases=leases, wake=self.wake)
+        self.wire = Wire(ownership=self.ownership, cluster=self.cluster, events=self.events, wake=self.wake)
         self.announcer = Announcer(
             ownership=self.ownership,
             cluster=self.cluster,
-            leases=leases,
+            claims=self.claims,
+            wire=self.wire,
             addresses=self.addresses,
             guard=self.guard,
             events=self.events,
             lifetime_s=config.hang_timeout_s,
+            refute=self._refute,
             wake=self.wake,
         )
         stack.callback(self._notify.close)
@@ -132,6 +151,8 @@ class Agent:
             events=self.events,
             load_balancer_class=service_class,
             wake=self.wake,
+            ask=lambda ips: ask_segments(ips, neighbors=self.wire.neighbors, segments=self.keeper.session.segments),
+            node_of=self.wire.owner_of,
         )
         segments = await self.announcer.look()
         await self.announcer.adopt()
@@ -146,8 +167,17 @@ class Agent:
                 segments=segments,
             ),
             renew_s=config.session.renew_s,
+            on_renewed=lambda version, sent_at: self.ownership.renewed(version, sent_at, now()),
         )
-        server = await control.serve(self._runtime_dir / control.SOCKET, lambda: status_of(self))
+        self.verbs = Verbs(
+            ownership=self.ownership,
+            state_dir=self._state_dir,
+            on_cordon=config.on_cordon,
+            tell=lambda draining: self.keeper.describe(draining=draining),
+            wake=self.wake,
+        )
+        self.verbs.settle(None)
+        server = await control.serve(self._runtime_dir / control.SOCKET, lambda: status_of(self), self.verbs.table)
         stack.push_async_callback(server.close)
 
     async def _begin(self) -> None:
@@ -156,6 +186,9 @@ class Agent:
         self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
         self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
         self._tasks.append(asyncio.create_task(self._watch_files()))
+        endpoint = self.config.metrics.endpoint
+        if endpoint is not None:
+            self._tasks.append(asyncio.create_task(metrics.serve(*endpoint, lambda: snapshot_of(self))))
         told_at = now()
         while (waiting := self.cluster.waiting_for) and not self._stop_asked.is_set():
             self._check_tasks()
@@ -165,6 +198,7 @@ class Agent:
                 told_at = now()
                 say("agent.waiting", f"waiting for {len(waiting)} lists of the API: {waiting[0]}")
             await self._sleep(0.2)
+        self.verbs.settle(self.cluster.node(self._me))  # a drained host's first sign of life says so
         same_boot = False
         while not self._stop_asked.is_set():
             await self.announcer.keep_alive()
@@ -193,6 +227,7 @@ class Agent:
                 return
             self._check_tasks()
             self._tell_reach()
+            self._doubt_watch()
             if self._look:
                 self._look = False
                 self.keeper.describe(await self.announcer.look())
@@ -203,7 +238,7 @@ class Agent:
             self._notify.status(status_line(self))
             if self.stopping_since is not None and await self._stopped(self.stopping_since):
                 return
-            wakes = [at for at in (self.ownership.next_wake(), seat_at, self._config_due) if at is not None]
+            wakes = [at for at in (self.ownership.next_wake(now()), seat_at, self._config_due) if at is not None]
             await self._sleep(min([LONGEST_SLEEP_S, *(at - now() for at in wakes)]))
 
     async def _observe(self, *, everything: bool) -> None:
@@ -221,6 +256,7 @@ class Agent:
             everything = True
         if cluster.nodes_changed or hosts_changed:
             cluster.nodes_changed = False
+            self.verbs.settle(cluster.node(self._me))
             everything = True
         await self.announcer.rank(everything=everything)
 
@@ -236,6 +272,8 @@ class Agent:
             if node == self._me and lease is None and self.stopping_since is None:
                 self.keeper.renew_soon()
             before = self.ownership.sessions.get(node)
+            if before and session and before.suspected_by == self._me and session.suspected_by is None:
+                self.suspicions_refuted += not session.ended
             self.ownership.session_seen(node, session, seen_at)
             return _abilities(before) != _abilities(session)
         elif name == ALLOCATOR_LEASE:
@@ -263,8 +301,8 @@ class Agent:
         at, ownership = now(), self.ownership
         holder = self.allocator.holder
         session = ownership.sessions.get(holder) if holder else None
-        alive = {n: s.allocator for n, s in ownership.sessions.items() if ownership.alive(n, at)}
-        expires_at = ownership.expires_at(holder) if holder else None
+        alive = {n: s.allocator for n, s in ownership.sessions.items() if ownership.hosts.alive(n, at)}
+        expires_at = ownership.hosts.expires_at(holder) if holder else None
         wake_at = self.allocator.turn(
             at=at,
             alive=alive,
@@ -280,13 +318,24 @@ class Agent:
     def _tell_reach(self) -> None:
         """One line when the API goes and one when it is back, whoever noticed first."""
         since = self.api.unreachable_since
-        if since is not None and self._unreachable_since is None and now() - since > REACH_PATIENCE_S:
+        lost = since is not None and now() - since > REACH_PATIENCE_S
+        self.ownership.api_reach(reachable=not lost, now=now())
+        if since is not None and lost and self._unreachable_since is None:
             self._unreachable_since = since
+            self._look = True  # who is the gateway now? It is asked whether this host is alone
             held = len(self.ownership.held)
             warn("api.unreachable", f"the API does not answer ({self.api.server}): {held} VIPs stay where they are")
         elif since is None and self._unreachable_since is not None:
             say("api.reachable", f"the API answers again after {now() - self._unreachable_since:.1f} s")
             self._unreachable_since = None
+
+    def _doubt_watch(self) -> None:
+        """An own renewal that does not come back: the watch hangs, or the API is slow. A fresh connection tells."""
+        stale = self.ownership.hosts.stale(now())
+        if stale and now() - self._reconnected_at > RECONNECT_S:
+            self._reconnected_at = now()
+            warn("watch.stale", "this host's own renewal does not come back on the watch of Leases: connecting anew")
+            self.cluster.leases.reconnect()
 
     async def _sleep(self, for_s: float) -> None:
         try:
@@ -358,6 +407,10 @@ class Agent:
         self._stop_asked.set()
         self.wake()
 
+    def _refute(self, by: NodeName) -> None:
+        seen = self.ownership.sessions.get(self._me)
+        self.keeper.refute(by, version=seen.resource_version if seen else "")
+
     def _lost(self, exc: ConfigError) -> None:
         self._fatal = exc
         self.wake()
@@ -388,9 +441,9 @@ class Agent:
         return True
 
 
-def _abilities(session: Session | None) -> tuple[Segment, ...] | None:
+def _abilities(session: Session | None) -> tuple[tuple[Segment, ...], bool] | None:
     """What of a session decides whether its host is a candidate; None for a host that is not there."""
-    return None if session is None or session.ended else session.segments
+    return None if session is None or session.ended else (session.segments, session.draining)
 
 
 def _boot_instance() -> str:

@@ -1,7 +1,7 @@
 """Gives addresses to Services, on the one host that is allocator.
 
-The core decides (`core.allocate`, `core.election`); here is what it takes to carry that out: the seat, the writes,
-the events.
+The core decides (`core.allocate`, `core.election`); here is what it takes to carry that out: the seat, the question
+whether an address is in use already, the writes, the events.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.survey import Ask, SetAside, Survey
+from hostagent.agent.vetting import Vetting
 from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.election import Ballot, Seat, elect
 from hostagent.edges.kube.events import Events, about_resource, about_service
@@ -18,7 +20,7 @@ from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.model.cluster import Service
 from hostagent.model.errors import EdgeError
-from hostagent.model.names import Instant, NodeName, ServiceKey
+from hostagent.model.names import IP, Instant, Mac, NodeName, ServiceKey
 from hostagent.model.ownership import Claim, Write
 from hostagent.telemetry.journal import say, warn
 
@@ -42,7 +44,10 @@ class Allocator:
         events: Events,
         load_balancer_class: str | None,
         wake: Callable[[], None],
+        ask: Ask,
+        node_of: Callable[[Mac], NodeName | None],
     ) -> None:
+        """`ask` tells who answers for addresses on this host's segments, `node_of` which host of ours has a MAC."""
         self._me = me
         self._cluster = cluster
         self._leases = leases
@@ -50,8 +55,12 @@ class Allocator:
         self._events = events
         self._class = load_balancer_class
         self._wake = wake
-        self._ledger: Ledger | None = None
-        """Only while this host has the seat."""
+        self._ask = ask
+        self._node_of = node_of
+        self._term: Vetting | None = None
+        """With its ledger; only while this host has the seat, and new each time."""
+        self._fence_at = Instant(0)
+        """When this host's session gets too old for writing as allocator, as of the last turn."""
         self._claim: Claim | None = None
         self._open_since: Instant | None = None
         self._seat_write: asyncio.Task[None] | None = None
@@ -65,11 +74,16 @@ class Allocator:
 
     @property
     def leads(self) -> bool:
-        return self._ledger is not None
+        return self._term is not None
 
     @property
     def holder(self) -> NodeName | None:
         return self._claim.holder if self._claim else None
+
+    @property
+    def set_aside(self) -> Mapping[IP, SetAside]:
+        """Addresses that are not given, as machines answer for them that should not; known to the allocator only."""
+        return self._term.survey.set_aside if self._term is not None else {}
 
     def claim_seen(self, claim: Claim | None) -> None:
         """The allocator's Lease changed, on the watch or in the reply to our own write."""
@@ -107,12 +121,13 @@ class Allocator:
             open_since=self._open_since if self._open_since is not None else at,
             now=at,
         )
-        fenced = renewed_at is None or at > renewed_at + duration_s - FENCE_MARGIN_S
+        self._fence_at = Instant(0 if renewed_at is None else renewed_at + duration_s - FENCE_MARGIN_S)
+        fenced = at > self._fence_at
         wake_at = ballot.wake_at
         if ballot.seat is Seat.LEAD and not fenced:
-            self._lead()
-            wake_at = self._allocate(at)
-        elif self._ledger is not None:
+            self._term = self._term or self._lead()
+            wake_at = self._allocate(self._term, at)
+        elif self._term is not None:
             self._step_down("its session could not be renewed in time" if fenced else "another host takes over")
         if ballot.seat in (Seat.TAKE, Seat.GIVE) and self._seat_write is None and not fenced:
             self._seat_write = asyncio.create_task(self._write_seat(ballot))
@@ -138,30 +153,39 @@ class Allocator:
             self._seat_write = None
             self._wake()
 
-    def _lead(self) -> None:
-        if self._ledger is not None:
-            return
+    def _lead(self) -> Vetting:
         say("allocator.begun", f"{self._me} allocates addresses from now on")
-        self._ledger = Ledger(load_balancer_class=self._class)
-        self._take_config(self._ledger)
+        ledger = Ledger(load_balancer_class=self._class)
+        self._take_config(ledger)
         services = self._cluster.services.items
         for service in services.values():
-            self._ledger.note(service)  # who has an address keeps it: all of them first
+            ledger.note(service)  # who has an address keeps it: all of them first
         self._cluster.changed_services = set(services)
+        return Vetting(
+            ledger,
+            Survey(self._ask, self._node_of),
+            cluster=self._cluster,
+            events=self._events,
+            write=self._write,
+            postpone=self._postpone,
+            room=self._room,
+            wake=self._wake,
+        )
 
     def _step_down(self, why: str) -> None:
         warn("allocator.ended", f"{self._me} no longer allocates addresses: {why}")
-        self._ledger = None
+        if self._term is not None:
+            self._term.end()
+        self._term = None
         self.pending.clear()
         self._echoes.clear()
         self._again.clear()
 
     # Addresses
 
-    def _allocate(self, at: Instant) -> Instant | None:
-        ledger = self._ledger
-        if ledger is None:
-            return None
+    def _allocate(self, term: Vetting, at: Instant) -> Instant | None:
+        ledger = term.ledger
+        term.try_again(at)
         keys = self._cluster.changed_services
         self._cluster.changed_services = set()
         keys |= {key for key, due in self._again.items() if due <= at}
@@ -171,13 +195,14 @@ class Allocator:
             self._tell_faults()
         freed = False
         for key in sorted(keys):
-            freed |= self._take_note(ledger, key, at)
+            freed |= self._take_note(term, key, at)
         if freed:
             keys |= self.pending.keys()
         for key in self._order(keys):
             service = self._cluster.services.items.get(key)
-            if service is not None and key not in self._writes and key not in self._echoes:
-                self._carry_out(service, ledger.decide(service))
+            if service is not None and not self._under_way(term, key) and key not in self._echoes:
+                self._carry_out(term, service, ledger.decide(service), at)
+        term.begin()
         return min(self._again.values(), default=None)
 
     def _take_config(self, ledger: Ledger) -> bool:
@@ -187,29 +212,46 @@ class Allocator:
         ledger.config, ledger.namespaces = self._cluster.config, dict(namespaces)
         return True
 
-    def _take_note(self, ledger: Ledger, key: ServiceKey, at: Instant) -> bool:
+    def _take_note(self, term: Vetting, key: ServiceKey, at: Instant) -> bool:
         """Take in what the watch says of a Service; True if that freed an address."""
         service = self._cluster.services.items.get(key)
         self._again.pop(key, None)
         if service is None or service.type != "LoadBalancer" or service.deleted:
             self._echoes.pop(key, None)
             self.pending.pop(key, None)
-            return ledger.forget(key)
-        if key in self._writes:
+            term.drop(key)
+            return term.ledger.forget(key)
+        if self._under_way(term, key):
             return False
         written, sent_at = self._echoes.get(key, ((), at))
         if key in self._echoes and service.assigned != written and at <= sent_at + ECHO_S:
             return False  # older than our own write
         self._echoes.pop(key, None)
-        return ledger.note(service)
+        return term.ledger.note(service)
+
+    def _under_way(self, term: Vetting, key: ServiceKey) -> bool:
+        """What was decided is being asked about or written: the Service is looked at again when that is over."""
+        return key in self._writes or term.has(key)
+
+    def _postpone(self, key: ServiceKey, why: str, until: Instant) -> None:
+        """Decide about the Service anew then."""
+        self._again[key] = until
+        if not self._cluster.services.items[key].assigned:
+            self.pending[key] = why
+
+    def _room(self) -> None:
+        """An address that was set aside is free: it may be what somebody waits for."""
+        self._cluster.changed_services |= self.pending.keys() | self._again.keys()
 
     def _order(self, keys: Iterable[ServiceKey]) -> list[ServiceKey]:
         """Those that have addresses first: they keep them before anybody gets one."""
         items = self._cluster.services.items
         return sorted(keys, key=lambda key: (not (key in items and items[key].assigned), key))
 
-    def _carry_out(self, service: Service, decision: Decision) -> None:
+    def _carry_out(self, term: Vetting, service: Service, decision: Decision, at: Instant) -> None:
         key = service.key
+        if decision.waits_for:
+            self._again[key] = term.wait_for(decision.waits_for, at)
         match decision.outcome:
             case Outcome.LEAVE:
                 self.pending.pop(key, None)
@@ -224,8 +266,10 @@ class Allocator:
                     self._event(service, decision)
                 if self._status_differs(service, decision):
                     self._write(service, decision)
-            case Outcome.ASSIGN | Outcome.CLEAR:
+            case Outcome.CLEAR:
                 self._write(service, decision)
+            case Outcome.ASSIGN:
+                term.propose(service, decision)
 
     def _status_differs(self, service: Service, decision: Decision) -> bool:
         """Addresses that somebody else assigned, or an older version of us, lack the mode that kube-proxy needs."""
@@ -234,15 +278,15 @@ class Allocator:
         )
 
     def _write(self, service: Service, decision: Decision) -> None:
-        self._writes[service.key] = asyncio.create_task(self._write_status(service, decision))
+        self._writes[service.key] = asyncio.create_task(self._write_status(self._term, service, decision))
 
-    async def _write_status(self, service: Service, decision: Decision) -> None:
+    async def _write_status(self, term: Vetting | None, service: Service, decision: Decision) -> None:
         key = service.key
         retry_s = None
         try:
             async with self._slots:
-                if self._ledger is None:
-                    return  # the seat went while this one waited
+                if term is None or term is not self._term or now() > self._fence_at:
+                    return  # the seat went, or may have gone, while this one waited
                 outcome, found = await self._status.write(service, decision.addresses, pool=decision.pool or None)
         except EdgeError as error:
             warn("service.status-failed", f"the address of {key} could not be written: {error}", service=key)

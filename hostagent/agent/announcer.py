@@ -1,4 +1,4 @@
-"""Carries out what the ownership rules say on this host: addresses, announcements, probes, claims, the guard."""
+"""Carries out what the ownership rules say on this host: addresses here; claims and frames by `Claims` and `Wire`."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.interfaces import segments_of
-from hostagent.core.candidates import Candidate, Placement
-from hostagent.core.ownership import RETRY_S, Ownership
+from hostagent.agent.wire import Wire
+from hostagent.core.candidates import Placement
+from hostagent.core.hosts import RETRY_S
+from hostagent.core.ownership import Ownership
 from hostagent.edges.kube.events import Events, about_service
-from hostagent.edges.kube.lease_objects import INTERFACE, MAC, SERVICES
-from hostagent.edges.kube.leases import Leases
-from hostagent.edges.neighbors import Neighbors
 from hostagent.edges.netlink import Event, KernelAddresses, LinkChanged, Resync
 from hostagent.edges.nft import Guard
 from hostagent.model.cluster import Port
-from hostagent.model.errors import EdgeError
-from hostagent.model.host import AddressRemoved, Heard, Link
-from hostagent.model.names import IP, Instant, InterfaceName, Mac
+from hostagent.model.errors import EdgeError, InvariantError
+from hostagent.model.host import AddressRemoved, Link
+from hostagent.model.names import IP, Instant, InterfaceName, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
-    Claim,
+    Announce,
     DeleteClaim,
     Probe,
+    ReadClaim,
+    ReadSession,
+    Refute,
     RemoveAddress,
     ReportConflict,
     Segment,
+    Suspect,
     Why,
-    Write,
     WriteClaim,
 )
 from hostagent.telemetry.journal import say, warn
@@ -53,34 +56,34 @@ class Announcer:
         *,
         ownership: Ownership,
         cluster: Cluster,
-        leases: Leases,
+        claims: Claims,
+        wire: Wire,
         addresses: KernelAddresses,
         guard: Guard,
         events: Events,
         lifetime_s: int,
+        refute: Callable[[NodeName], None],
         wake: Callable[[], None],
     ) -> None:
+        """`refute` renews this host's session at once."""
         self.ownership = ownership
-        self.neighbors = Neighbors(self._heard)
+        self.wire = wire
+        self.claims = claims
         self.links: dict[InterfaceName, Link] = {}
         self.guarded: Mapping[IP, frozenset[Port]] = {}
         self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""
-        self.conflicts: dict[IP, Mac] = {}
         self._cluster = cluster
-        self._leases = leases
         self._addresses = addresses
         self._guard = guard
         self._events = events
         self._lifetime_s = lifetime_s
+        self._refute = refute
         self._wake = wake
         self._extended_at = Instant(0)
-        self._down_since: dict[InterfaceName, Instant] = {}
         self._guard_wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unresolved: set[IP] = set()
-        """VIPs whose last claim write had no outcome yet."""
 
     # At start
 
@@ -88,15 +91,11 @@ class Announcer:
         """Read interfaces and VIPs from the kernel; listen on the interfaces that could carry VIPs."""
         links, held = await self._addresses.snapshot()
         self.links = {link.name: link for link in links}
-        unplugged = (link.name for link in links if not link.up)
-        self._down_since = {name: self._down_since.get(name, now()) for name in unplugged}
-        self.neighbors.own_macs([link.mac for link in links if link.mac])
+        for link in links:
+            self.ownership.carrier_is(link.name, up=link.up, now=now())
+        self.ownership.gateways = await self._addresses.gateways()
         segments = segments_of(links)
-        for segment in segments:
-            try:
-                await self.neighbors.open(segment.interface, segment.mac)
-            except EdgeError as error:  # it may go away while we look; a change of it brings us back
-                warn("interface.not-open", f"cannot listen on {segment.interface}: {error}")
+        await self.wire.open(segments, [link.mac for link in links if link.mac])
         on = {address.ip: address.interface for address in held}
         for vip in self.ownership.held.keys() | on.keys():
             self.ownership.held_is(vip, on.get(vip))
@@ -109,7 +108,7 @@ class Announcer:
         """
         for vip, interface in self.ownership.held.items():
             try:
-                await self._addresses.add(vip, self.links[interface].index, self._lifetime_s)
+                await self._addresses.add(vip, self.links[interface].index, self._lifetime())
             except EdgeError as error:
                 warn("vip.not-adopted", f"{vip} on {interface} cannot be kept: {error}", vip=vip)
                 continue
@@ -120,7 +119,7 @@ class Announcer:
     def begin(self, *, same_boot: bool) -> None:
         """The first full view is there: adopted VIPs go on being announced, and what expired meanwhile is told."""
         for vip, interface in self.ownership.held.items():
-            self.neighbors.announce(vip, interface)
+            self.wire.neighbors.announce(vip, interface)
         for vip, claim in self.ownership.claims.items():
             if same_boot and claim.holder == self.ownership.me and vip not in self.ownership.held:
                 self.ownership.lapsed(vip)
@@ -152,21 +151,25 @@ class Announcer:
     async def turn(self) -> None:
         """Judge what needs judging and act on it; keep the addresses alive."""
         await self.keep_alive()
-        await self._let_go_unplugged()
+        probes: dict[InterfaceName, list[Probe]] = {}
         for act in self.ownership.turn(now()):
-            await self._do(act)
+            if isinstance(act, Probe):
+                self._sort_in(act, probes)
+            else:
+                await self._do(act)
+        for interface, acts in probes.items():  # all in common rounds: a dead host leaves hundreds of VIPs
+            self._beside(self.wire.probe(acts, interface))
+        self.wire.neighbors.watch(self.ownership.watched)
 
-    async def _let_go_unplugged(self) -> None:
-        """Take VIPs off an interface that has had no carrier for so long that others may have taken over.
-
-        Nobody hears this host there, so nothing is lost; but when the cable is back the kernel would answer, and our
-        announcements would draw traffic, before the API has told that the VIP has moved.
-        """
-        late = [name for name, since in self._down_since.items() if now() - since >= self.ownership.stall_s]
-        for vip, interface in self.ownership.held.items() if late else ():
-            if interface in late:
-                await self._remove(RemoveAddress(vip=vip, why=Why.NO_CARRIER, detail=f"{interface} has no carrier"))
-                self.ownership.lapsed(vip)
+    def _sort_in(self, act: Probe, probes: dict[InterfaceName, list[Probe]]) -> None:
+        """By the interface on which this host has the VIP, or would have it."""
+        ranking = self.ownership.ranking(act.vip)
+        mine = ranking.of(self.ownership.me) if ranking else None
+        interface = self.ownership.held.get(act.vip) or (mine.interface if mine else None)
+        if interface is None:  # no candidate any more: nothing to ask for
+            self.ownership.probe_failed(act.vip, now())
+        else:
+            probes.setdefault(interface, []).append(act)
 
     async def on_kernel(self, event: Event) -> bool:
         """Something happened to interfaces or addresses. True if interfaces must be looked at again."""
@@ -185,16 +188,21 @@ class Announcer:
             return
         self._extended_at = now()
         try:
-            missing = await self._addresses.extend(self._lifetime_s)
+            missing = await self._addresses.extend(self._lifetime())
         except EdgeError as error:
             warn("vip.not-extended", f"address lifetimes cannot be extended: {error}")
             return
         for vip in missing:
             if vip in self.ownership.held:
                 warn("vip.expired", f"{vip} expired: this agent had not turned for {self._lifetime_s} s", vip=vip)
-                self.neighbors.silence(vip)
+                self.wire.neighbors.silence(vip)
                 self.acquired.pop(vip, None)
                 self.ownership.lapsed(vip)
+
+    def _lifetime(self) -> int:
+        """For how long the kernel shall keep an address that nobody extends, in whole seconds."""
+        ends_at = self.ownership.lifetime_ends_at
+        return self._lifetime_s if ends_at is None else max(1, min(self._lifetime_s, int(ends_at - now())))
 
     async def _do(self, act: Act) -> None:
         match act:
@@ -203,13 +211,23 @@ class Announcer:
             case RemoveAddress():
                 await self._remove(act)
             case WriteClaim():
-                self._beside(self._write(act))
+                self._beside(self.claims.write(act))
             case DeleteClaim():
-                self._beside(self._delete(act))
-            case Probe(vip=vip):
-                self._beside(self._probe(vip))
+                self._beside(self.claims.delete(act))
+            case ReadClaim(vip=vip):
+                self._beside(self.claims.read(vip))
+            case Suspect():
+                self._beside(self.claims.suspect(act))
+            case ReadSession(node=node):
+                self._beside(self.claims.read_session(node))
+            case Refute(suspected_by=by):
+                self._refute(by)
+            case Probe():
+                raise InvariantError("probes are sent together, by turn()")
+            case Announce(vip=vip):
+                self.wire.neighbors.defend(vip)
             case ReportConflict(vip=vip, mac=mac):
-                self._conflict(vip, mac)
+                self.wire.report(vip, mac)
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -228,8 +246,8 @@ class Announcer:
             return
         before = self.ownership.held.get(vip)
         try:
-            await self._addresses.add(vip, link.index, self._lifetime_s)
-            self.neighbors.announce(vip, link.name)
+            await self._addresses.add(vip, link.index, self._lifetime())
+            self.wire.neighbors.announce(vip, link.name)
             if before is not None and before != link.name and before in self.links:
                 await self._addresses.remove(vip, self.links[before].index)
         except EdgeError as error:
@@ -238,7 +256,7 @@ class Announcer:
             return
         self.ownership.held_is(vip, link.name)
         self.acquired.setdefault(vip, (now(), act.why))
-        self.conflicts.pop(vip, None)
+        self.wire.conflicts.pop(vip, None)
         detail = f" ({act.detail})" if act.detail else ""
         services = " ".join(str(use.service.key) for use in self._cluster.uses(vip))
         say(
@@ -255,7 +273,7 @@ class Announcer:
 
     async def _remove(self, act: RemoveAddress) -> None:
         vip, interface = act.vip, self.ownership.held.get(act.vip)
-        self.neighbors.silence(vip)
+        self.wire.neighbors.silence(vip)
         if interface is not None and interface in self.links:
             try:
                 await self._addresses.remove(vip, self.links[interface].index)
@@ -268,99 +286,13 @@ class Announcer:
 
     def silence_and_forget(self) -> None:
         """Stop listening and announcing; addresses stay as they are."""
-        self.neighbors.close()
+        self.wire.neighbors.close()
 
     async def drop_everything(self, why: str) -> None:
         """Take off what is left, without asking anybody: the last act of a stop that ran out of time."""
         for vip in tuple(self.ownership.held):
             warn("vip.dropped", f"{vip} is dropped without a successor: {why}", vip=vip)
             await self._remove(RemoveAddress(vip=vip, why=Why.STOPPING, detail=why))
-
-    # Claims
-
-    async def _write(self, act: WriteClaim) -> None:
-        vip = act.vip
-        ranking = self.ownership.ranking(vip)
-        target = ranking.of(act.holder) if ranking and act.holder else None
-        services = " ".join(str(use.service.key) for use in self._cluster.uses(vip))
-        notes = {SERVICES: services} | ({INTERFACE: target.interface} | self._mac_of(target) if target else {})
-        try:
-            outcome, claim = await self._leases.write_claim(act, notes=notes)
-        except EdgeError as error:
-            warn("claim.refused", f"the claim of {vip} cannot be written: {error}", vip=vip)
-            outcome, claim = Write.UNKNOWN, None
-        holder = act.holder or "nobody"
-        self._settle(vip, outcome, claim)
-        if outcome is Write.WON:
-            message = f"{vip} is claimed for {holder}: {act.why}" + (f" ({act.detail})" if act.detail else "")
-            say("claim.written", message, vip=vip, lease=holder, reason=act.why, service=services)
-        if outcome is not Write.UNKNOWN:
-            self._unresolved.discard(vip)
-        elif vip not in self._unresolved:  # asked for again each second: told once
-            self._unresolved.add(vip)
-            warn("claim.unknown", f"no reply to the claim of {vip} for {holder}: asking again", vip=vip)
-
-    def _mac_of(self, target: Candidate) -> dict[str, str]:
-        """The MAC under which the holder will answer: what a packet capture on the segment must show."""
-        session = self.ownership.sessions.get(target.node)
-        macs = [s.mac for s in session.segments if s.interface == target.interface] if session else []
-        return {MAC: macs[0]} if macs else {}
-
-    async def _delete(self, act: DeleteClaim) -> None:
-        try:
-            outcome = await self._leases.delete_claim(act)
-            claim = None if outcome is Write.WON else await self._leases.read_claim(act.vip)
-        except EdgeError as error:
-            warn("claim.not-deleted", f"the claim of {act.vip} cannot be deleted: {error}", vip=act.vip)
-            outcome, claim = Write.UNKNOWN, None
-        self._settle(act.vip, outcome, claim)
-        if outcome is Write.WON:
-            say("claim.deleted", f"the claim of {act.vip} is gone: no Service uses it", vip=act.vip)
-
-    def _settle(self, vip: IP, outcome: Write, claim: Claim | None) -> None:
-        if outcome is not Write.UNKNOWN:
-            self.ownership.claim_seen(vip, claim, now())
-        self.ownership.wrote(vip, outcome, now())
-        self._wake()
-
-    # The segment
-
-    async def _probe(self, vip: IP) -> None:
-        ranking = self.ownership.ranking(vip)
-        mine = ranking.of(self.ownership.me) if ranking else None
-        if mine is None:  # no candidate any more: nothing to ask for
-            self.ownership.probe_failed(vip, now())
-            return
-        try:
-            answers = await self.neighbors.probe((vip,), mine.interface)
-        except EdgeError as error:
-            warn("vip.not-probed", f"cannot ask who answers for {vip}: {error}", vip=vip)
-            self.ownership.probe_failed(vip, now())
-        else:
-            self.ownership.probed(vip, answers[vip], now())
-        self._wake()
-
-    def _heard(self, heard: Heard) -> None:
-        self.ownership.heard(heard.ip, now())
-        if heard.ip in self.ownership.held:
-            self._wake()
-
-    def _conflict(self, vip: IP, mac: Mac) -> None:
-        self.conflicts[vip] = mac
-        owner = next(
-            (s.node for s in self.ownership.sessions.values() for segment in s.segments if segment.mac == mac), None
-        )
-        who = f"{mac}, an interface of {owner}" if owner else f"{mac}, which is no host of ours"
-        claim = self.ownership.claims.get(vip)
-        expected = claim.holder if claim else None
-        if owner is not None and owner == expected:
-            # Alive on the segment, silent at the API: it keeps what it has (promise P6).
-            say("vip.holder-answers", f"{vip} is still answered by {who}, though its session expired", vip=vip)
-            return
-        warn("vip.conflict", f"{vip} is answered by {who}: not taken. Find that machine", vip=vip, mac=mac)
-        for use in self._cluster.uses(vip):
-            message = f"{vip} is answered by {who}: no host announces it until that ends"
-            self._events.emit(about_service(use.service), reason="AddressConflict", message=message, warning=True)
 
     # The guard
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from hostagent import __version__
 from hostagent.agent.clock import now
+from hostagent.model.names import IP, NodeName
 from hostagent.model.ownership import Why
+from hostagent.telemetry.metrics import Snapshot
 
 if TYPE_CHECKING:
     from hostagent.agent.agent import Agent
-    from hostagent.model.names import IP
 
 
 def status_line(agent: Agent) -> str:
@@ -21,6 +22,8 @@ def status_line(agent: Agent) -> str:
         parts.append("allocates addresses")
     if agent.stopping_since is not None:
         parts.append("stopping")
+    elif agent.verbs.why_draining:
+        parts.append("draining")
     since = agent.api.unreachable_since
     if since is not None:
         parts.append(f"API unreachable for {now() - since:.0f} s")
@@ -42,6 +45,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
         "version": __version__,
         "status": status_line(agent),
         "stopping": agent.stopping_since is not None,
+        "draining": agent.verbs.why_draining or None,
         "api": {
             "server": agent.api.server,
             "reachable": since is None,
@@ -50,23 +54,74 @@ def status_of(agent: Agent) -> dict[str, Any]:
         "session": {
             "instance": agent.keeper.session.instance,
             "renewed_ago_s": None if renewed_at is None else round(at - renewed_at, 1),
+            "refutations": agent.keeper.refutations,
         },
-        "allocator": {"holder": agent.allocator.holder, "here": agent.allocator.leads},
-        "vips": [_vip(agent, vip) for vip in sorted(agent.cluster.vips, key=lambda ip: (ip.version, int(ip)))],
+        "allocator": {
+            "holder": agent.allocator.holder,
+            "here": agent.allocator.leads,
+            "set_aside": [
+                {"address": str(ip), "mac": entry.mac, "node": entry.node, "for_s": round(at - entry.since, 1)}
+                for ip, entry in sorted(agent.allocator.set_aside.items(), key=lambda each: _by_number(each[0]))
+            ],
+        },
+        "vips": [_vip(agent, vip) for vip in sorted(agent.cluster.vips, key=_by_number)],
         "pending": [{"service": str(key), "why": why} for key, why in sorted(agent.allocator.pending.items())],
         "hosts": [
             {
                 "node": node,
-                "alive": ownership.alive(node, at),
+                "alive": ownership.hosts.alive(node, at),
                 "ended": session.ended,
+                "draining": session.draining,
+                "suspected": ownership.hosts.suspected(node),
                 "seen_ago_s": round(at - session.seen_at, 1),
                 "version": session.version,
                 "interfaces": [segment.interface for segment in session.segments],
             }
             for node, session in sorted(ownership.sessions.items())
         ],
+        "watched": [
+            {"host": watched.holder, "vip": str(vip), "silent": ownership.silent(watched.holder)}
+            for vip, watched in sorted(ownership.watched.items(), key=lambda pair: pair[1].holder)
+        ],
         "problems": _problems(agent),
     }
+
+
+def snapshot_of(agent: Agent) -> Snapshot:
+    """What metrics say; see `Snapshot`."""
+    at, counters = now(), agent.wire.neighbors.counters
+    renewed_at, allocator, faults = agent.keeper.renewed_at, agent.allocator, agent.cluster.config.faults
+    warnings = sum(fault.warning for fault in faults)
+    return Snapshot(
+        node=NodeName(agent.config.node),
+        version=__version__,
+        vips=len(agent.cluster.vips),
+        held=dict(agent.ownership.held),
+        moves=agent.claims.moves,
+        claim_writes=agent.claims.written,
+        conflicts=agent.wire.conflicts_seen,
+        suspicions=agent.claims.suspected,
+        suspicions_refuted=agent.suspicions_refuted,
+        refutations=agent.keeper.refutations,
+        watch_questions=counters.watch_questions,
+        watch_unanswered=counters.watch_unanswered,
+        watch_silences=counters.watch_silences,
+        announcements=counters.sent,
+        probes=counters.probes,
+        frames_failed=counters.failed,
+        api_reachable=agent.api.unreachable_since is None,
+        session_renewed_ago_s=None if renewed_at is None else at - renewed_at,
+        draining=bool(agent.verbs.why_draining),
+        allocator_leads=allocator.leads,
+        services_pending=len(allocator.pending),
+        addresses_set_aside=len(allocator.set_aside),
+        config_errors=len(faults) - warnings,
+        config_warnings=warnings,
+    )
+
+
+def _by_number(ip: IP) -> tuple[int, int]:
+    return ip.version, int(ip)
 
 
 def _vip(agent: Agent, vip: IP) -> dict[str, Any]:
@@ -84,7 +139,7 @@ def _vip(agent: Agent, vip: IP) -> dict[str, Any]:
         "moves": claim.transitions if claim else 0,
         "candidates": [candidate.node for candidate in ranking.ranked] if ranking else [],
         "excluded": {node: why.value for node, why in sorted(ranking.excluded.items())} if ranking else {},
-        "conflict": agent.announcer.conflicts.get(vip),
+        "conflict": agent.wire.conflicts.get(vip),
     }
 
 

@@ -7,6 +7,8 @@ import click
 from hostagent import __version__
 from hostagent.cli.access import access
 from hostagent.cli.check import check
+from hostagent.cli.drain import drain, undrain
+from hostagent.cli.move import move, rebalance
 from hostagent.cli.run import run
 from hostagent.cli.status import status
 
@@ -15,8 +17,9 @@ from hostagent.cli.status import status
 def hostagent() -> None:
     """LoadBalancer addresses for bare-metal Kubernetes, answered by the hosts themselves.
 
-    On a host, `run` is what the systemd service starts, and `status` asks it what it does. On the control machine,
-    `access` prepares the cluster and `check` validates manifests before they are applied.
+    On a host, `run` is what the systemd service starts, and `status` asks it what it does; `drain`, `undrain`, `move`
+    and `rebalance` tell it where VIPs shall be. On the control machine, `access` prepares the cluster and `check`
+    validates manifests before they are applied.
     """
 
 
@@ -26,5 +29,5 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (run, status, check, access):
+for command in (run, status, drain, undrain, move, rebalance, check, access):
     hostagent.add_command(command)

@@ -7,7 +7,7 @@ in changes nothing (a fix-point), so a restart, a relist or an allocator that ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hostagent.core.occupancy import Occupancy, Tenancy
@@ -48,6 +48,8 @@ class Decision:
     pool: str = ""
     event: str = ""
     message: str = ""
+    waits_for: tuple[IP, ...] = ()
+    """Addresses that the Service asks for by name and that are set aside: worth asking about again."""
 
 
 @dataclass(slots=True)
@@ -78,6 +80,18 @@ class Ledger:
     def forget(self, key: ServiceKey) -> bool:
         """The Service is gone. True if that may have made room for a Service that waits."""
         return self._occupancy.vacate(key)
+
+    def set_aside(self, ip: IP, user: str) -> None:
+        """`user` answers for this address on the segment: nobody gets it from now on; who has it keeps it."""
+        self._occupancy.bar(ip, user)
+
+    def why_set_aside(self, ip: IP) -> str:
+        """Who answers for the address; empty for one that is not set aside."""
+        return self._occupancy.why_barred(ip)
+
+    def put_back(self, ip: IP) -> None:
+        """An address that was set aside may be given again."""
+        self._occupancy.unbar(ip)
 
     def holdings(self) -> Mapping[ServiceKey, tuple[IP, ...]]:
         """Which addresses each Service has."""
@@ -112,7 +126,12 @@ class Ledger:
         try:
             request = request_of(service)
         except RequestError as fault:
-            return self._refuse(service, held, wanted, fault)
+            return self._refuse(service, held, wanted, str(fault))
+        barred = {ip: user for ip in request.addresses if ip not in held and (user := self._occupancy.why_barred(ip))}
+        if barred:
+            taken = "; ".join(f"{ip} asked for, but {user} answers for it" for ip, user in barred.items())
+            refusal = self._refuse(service, held, wanted, f"{taken}: stop that, or ask for another address")
+            return replace(refusal, waits_for=tuple(barred))
         objection = self._objection(service, held, wanted, request) if held else ""
         if held and not objection:
             return self._keep(service, held, wanted, request)
@@ -130,13 +149,14 @@ class Ledger:
             outcome=Outcome.ASSIGN, addresses=addresses, pool=pool.name, event="IPAllocated", message=message
         )
 
-    def _refuse(
-        self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], fault: RequestError
-    ) -> Decision:
-        """The request cannot be understood: what the Service has it keeps, if it could keep it without a request."""
+    def _refuse(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], fault: str) -> Decision:
+        """The request cannot be met, for a reason that may pass or was not meant: nonsense, or a stranger's address.
+
+        What the Service has it keeps, if it could keep it without a request.
+        """
         objection = self._objection(service, held, wanted, Request()) if held else ""
         if not held:
-            return _without(held, "AllocationFailed", str(fault))
+            return _without(held, "AllocationFailed", fault)
         if objection:
             return _without(held, "ClearAssignment", f"{_join(held)} is taken back: {objection}; and {fault}")
         pool = self.config.pool_of(held[0])
@@ -145,7 +165,7 @@ class Ledger:
             addresses=held,
             pool=pool.name if pool else "",
             event="LoadBalancerFailed",
-            message=str(fault),
+            message=fault,
         )
 
     def _keep(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> Decision:
@@ -224,7 +244,9 @@ class Ledger:
                         return (ip,), pool
         names = _join(pool.name for pool in pools)
         together = " together" if len(wanted) > 1 else ""
-        return f"no free {' and '.join(wanted)} address{together} in {names}: free one, or enlarge a pool"
+        aside = sum(self._occupancy.barred_in(pool) for pool in pools)
+        besides = f" ({aside} set aside, as other machines answer for them)" if aside else ""
+        return f"no free {' and '.join(wanted)} address{together} in {names}{besides}: free one, or enlarge a pool"
 
     def _find_requested(
         self, service: Service, wanted: Sequence[Family], request: Request

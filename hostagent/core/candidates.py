@@ -31,6 +31,7 @@ class WhyNot(StrEnum):
     NO_ENDPOINT = "no-serving-endpoint"
     NO_LOCAL_ENDPOINT = "no-serving-endpoint-on-the-node"
     NO_AGENT = "no-agent-session"
+    DRAINING = "draining"
     EXCLUDED = "excluded-by-label"
     NETWORK_UNAVAILABLE = "network-unavailable"
     NO_INTERFACE = "no-interface-for-the-address"
@@ -170,6 +171,8 @@ class Placement:
         node, session = self._nodes.get(name), self._sessions.get(name)
         if node is None or session is None or session.ended:
             return WhyNot.NO_AGENT
+        if session.draining:
+            return WhyNot.DRAINING
         mine = [ad for ad in ads if any_matches(ad.node_selectors, node.labels)]
         if not mine:
             return WhyNot.NODE_SELECTOR

@@ -1,7 +1,7 @@
 """The rules for one VIP on one host, at one moment: what is known in, what to do out.
 
 The order in which the rules stand is the order in which they are asked. Letting go comes first and needs nobody's
-leave; taking comes last and needs a compare-and-swap.
+leave; taking comes last and needs a compare-and-swap, or, when nobody reaches the API, the consent of the segment.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from hostagent.model.names import IP, Instant, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
+    Announce,
     Claim,
     DeleteClaim,
     Probe,
+    ReadClaim,
     RemoveAddress,
     ReportConflict,
     Why,
@@ -24,6 +26,14 @@ from hostagent.model.ownership import (
 
 HAND_OVER_S = 0.2
 """How long a predecessor waits to hear its successor's announcement before it lets go anyway."""
+RIVAL_S = 1.0
+"""Who has not been heard for so long does not answer now."""
+DEFEND_S = 10.0
+"""Between two announcements against a stranger's."""
+HANDING_S = 1.0
+"""For so long after a hand-over the predecessor may still be heard, and is no conflict to report."""
+CONFIRM_S = 0.1
+"""How long a holder that hears one of our hosts announce its VIP waits for the API's word that it is still its own."""
 SILENCE_VALID_S = 1.0
 """A probe that found silence permits a claim for this long; afterwards it is asked again."""
 PROBE_AGAIN_S = 1.0
@@ -36,6 +46,10 @@ class Standing(StrEnum):
     """What is known of the holder that a claim names."""
 
     LIVE = "live"
+    SUSPECTED = "suspected"
+    """Its VIPs are silent; it may still refute."""
+    DEAD = "dead"
+    """It was suspected and did not refute."""
     EXPIRED = "expired"
     ENDED = "ended"
 
@@ -46,6 +60,23 @@ class Probed:
 
     at: Instant
     by: Mac | None
+    witnessed: bool = False
+    """So many other machines of the segment answered that it cannot be this host that is cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """Another machine was heard to announce or answer for a VIP that this host holds."""
+
+    mac: Mac
+    node: NodeName | None
+    """Which of our hosts it is; None for a stranger."""
+    since: Instant
+    """When it was heard first, since the API last confirmed the claim."""
+    heard_at: Instant
+    """When it was heard last."""
+    confirmed: bool = False
+    """The API said after that that the claim is still this host's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +88,18 @@ class View:
     wanted: bool
     """Some Service has this address."""
     stopping: bool
+    draining: bool = False
     entitled: bool
     """`me` is a candidate."""
     position: int | None
     """Place of `me` among the candidates that are alive, 0 the best; None when `me` may not claim now."""
     heir: NodeName | None
     """The best candidate that is alive and is not `me`."""
+    target: NodeName | None = None
+    """To whom the VIP shall go though `me` could keep it: an operator asked for it, or a preferred node is back."""
+    target_why: Why = Why.ASKED
+    target_at: Instant | None = None
+    """When a preferred node that is back will have been back for long enough."""
     claim: Claim | None
     standing: Standing | None
     """Of the claim's holder; None when there is none."""
@@ -70,18 +107,39 @@ class View:
     """When the holder's session was last seen to change."""
     expires_at: Instant | None
     """When the holder will count as expired, unless it is heard of before."""
+    barred_at: Instant | None = None
+    """When a holder that is no candidate any more will have had its time to let go."""
     held: bool
     """The address is on an interface of this host."""
     placed: bool
     """It is on the interface where it should be."""
+    unplugged: bool = False
+    """That interface has had no carrier for so long that others may have taken over."""
+    arbitrated: bool = False
+    """It was taken by agreement on the segment; the claim does not say so yet."""
     lapsed: bool
     """The address expired under a claim of this host: what is known of the claim may be as old as that."""
     in_doubt: bool
-    """What is known of the claim may be old: the agent stalled a moment ago, or this host took the address off under a
-    claim of its own and has not yet heard that the claim was released."""
+    """What is known of the claim may be old: the agent stalled a moment ago, its watch is behind, or this host took the
+    address off under a claim of its own and has not yet heard that the claim was released."""
+    api_lost: bool = False
+    """This host does not reach the API."""
+    alone_at: Instant | None = None
+    """From when the hosts on the segment may settle things among themselves; None: the API is there, or never."""
+    fenced: bool = False
+    """`on_api_loss = "fence"`, and others may soon count this host as gone."""
+    order: int | None = None
+    """Place of `me` among all candidates but the holder, alive or not: while the API is away nobody knows."""
+    silent_since: Instant | None = None
+    """Since when the holder has not answered for what it holds, as the wire says; None while it does."""
     writing: bool
     probing: bool
     probed: Probed | None
+    rival: Rival | None = None
+    reading: bool = False
+    """The API is being asked whether the claim is still this host's."""
+    defended_at: Instant | None = None
+    """When this host last answered a rival with an announcement of its own."""
     heard_successor: bool
     """Another host announced the VIP since the claim last changed."""
     open_since: Instant | None
@@ -104,15 +162,18 @@ def judge(view: View, now: Instant) -> Verdict:
 
     Keeps promise P1 (never two hosts answering): an address is added only under a claim that names this host, and a
     claim that names another is obeyed at once, or, after a hand-over, on hearing the successor and within
-    `HAND_OVER_S` at the latest. Keeps P6: nothing here removes an address because the API is silent.
+    `HAND_OVER_S` at the latest. The only addition without a claim is arbitration, when nobody reaches the API.
+    Keeps P6: nothing here removes an address because the API is silent, unless the operator chose `fence`.
     """
     claim = view.claim
     if not view.wanted:
         return _forget(view)
+    if view.held and (verdict := _must_let_go(view, now)) is not None:
+        return verdict
     if claim is None or claim.holder is None:
         return _free(view, now)
     if claim.holder == view.me:
-        return _ours(view, claim)
+        return _ours(view, claim, now)
     return _anothers(view, claim, now)
 
 
@@ -122,7 +183,8 @@ def _forget(view: View) -> Verdict:
     if view.held:
         acts.append(RemoveAddress(vip=view.vip, why=Why.NOT_WANTED))
     claim = view.claim
-    dead = claim is not None and (claim.holder is None or view.standing is not Standing.LIVE)
+    gone = (Standing.DEAD, Standing.EXPIRED, Standing.ENDED)
+    dead = claim is not None and (claim.holder is None or view.standing in gone)
     if claim is not None and not view.writing and (claim.holder == view.me or (view.sweeps and dead)):
         acts.append(DeleteClaim(vip=view.vip, expected=claim))
     # A holder that lives clears up after itself; one that falls silent cannot, and its silence is no event.
@@ -130,38 +192,91 @@ def _forget(view: View) -> Verdict:
     return Verdict(acts=tuple(acts), why=Why.NOT_WANTED, wake_at=view.expires_at if waits else None)
 
 
-def _ours(view: View, claim: Claim) -> Verdict:
+def _must_let_go(view: View, now: Instant) -> Verdict | None:
+    """What ends an answer whatever the claim says: nobody hears it, or somebody else may answer rightly."""
+    rival = view.rival
+    if view.unplugged:
+        why, detail = Why.NO_CARRIER, "the interface has no carrier"
+    elif view.fenced:
+        why, detail = Why.FENCED, "the API has been away for so long that others may take over"
+    elif rival is not None and rival.node is not None and view.api_lost and now < rival.heard_at + RIVAL_S:
+        why, detail = Why.CHALLENGED, f"{rival.node} announces it, and the API cannot be asked who is right"
+    else:
+        return None
+    return Verdict(acts=(RemoveAddress(vip=view.vip, why=why, detail=detail),), why=why)
+
+
+def _ours(view: View, claim: Claim, now: Instant) -> Verdict:
     """The claim names this host: answer, or pass it on if this host may not or will not."""
-    why = Why.STOPPING if view.stopping else Why.NOT_ENTITLED
-    if view.entitled and not view.stopping:
-        if view.held and view.placed:
-            return Verdict(why=Why.HOLDS)
-        if (view.lapsed or view.in_doubt) and not view.held:
-            return _ask_before_adding(view, claim)
-        handed = claim.predecessor is not None
-        detail = f"handed over by {claim.predecessor}" if handed else ""
-        return Verdict(
-            acts=(AddAddress(vip=view.vip, why=Why.HANDED_OVER if handed else Why.CLAIMED, detail=detail),),
-            why=Why.HOLDS,
-        )
+    if view.held and view.rival is not None and view.rival.node is not None and not view.rival.confirmed:
+        return _challenged(view, claim, view.rival, now)  # perhaps the heir, before the reply to our own write
+    if view.entitled and not view.stopping and not view.draining:
+        return _stay(view, claim, now)
+    why = Why.STOPPING if view.stopping else Why.DRAINING if view.draining else Why.NOT_ENTITLED
     if view.writing:
         return Verdict(why=why)
     if view.heir is not None:  # make before break: the heir answers before this host lets go
-        hand_over = WriteClaim(
-            vip=view.vip,
-            holder=view.heir,
-            predecessor=view.me if view.held else None,
-            expected=claim,
-            why=why,
-            detail=f"handed over to {view.heir}",
-        )
-        return Verdict(acts=(hand_over,), why=why)
+        return Verdict(acts=(_hand_over(view, claim, view.heir, why),), why=why)
+    if view.draining and not view.stopping and view.held:
+        return Verdict(why=Why.NO_SUCCESSOR)  # better answered here than nowhere; a stop does not ask
     acts: tuple[Act, ...] = (
         WriteClaim(vip=view.vip, holder=None, expected=claim, why=why, detail="released: no other host is a candidate"),
     )
     if view.held:
         acts = (RemoveAddress(vip=view.vip, why=why, detail="no other host is a candidate"), *acts)
     return Verdict(acts=acts, why=Why.NO_SUCCESSOR)
+
+
+def _stay(view: View, claim: Claim, now: Instant) -> Verdict:
+    """This host may answer, and its claim says that it does."""
+    if view.held and view.placed:
+        if view.rival is not None:
+            return _challenged(view, claim, view.rival, now)
+        if view.target is not None and not view.writing:
+            return Verdict(acts=(_hand_over(view, claim, view.target, view.target_why),), why=view.target_why)
+        return Verdict(why=Why.HOLDS, wake_at=view.target_at)
+    if (view.lapsed or view.in_doubt) and not view.held:
+        if view.alone_at is not None:
+            return _arbitrate(view, now)
+        return _ask_before_adding(view, claim)
+    handed = claim.predecessor is not None
+    detail = f"handed over by {claim.predecessor}" if handed else ""
+    return Verdict(
+        acts=(AddAddress(vip=view.vip, why=Why.HANDED_OVER if handed else Why.CLAIMED, detail=detail),),
+        why=Why.HOLDS,
+    )
+
+
+def _hand_over(view: View, claim: Claim, heir: NodeName, why: Why) -> WriteClaim:
+    return WriteClaim(
+        vip=view.vip,
+        holder=heir,
+        predecessor=view.me if view.held else None,
+        replaced=claim.replaced if claim.replaced != heir else None,
+        expected=claim,
+        why=why,
+        detail=f"handed over to {heir}",
+    )
+
+
+def _challenged(view: View, claim: Claim, rival: Rival, now: Instant) -> Verdict:
+    """Somebody else announces what this host holds. One of ours may be right; a stranger never is."""
+    if rival.node is not None and not rival.confirmed:
+        let_go_at = Instant(rival.since + CONFIRM_S)
+        if now >= let_go_at:
+            detail = f"{rival.node} announces it, and the API did not confirm that it is still ours"
+            return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.CHALLENGED, detail=detail),), why=Why.CHALLENGED)
+        acts = () if view.reading else (ReadClaim(vip=view.vip),)
+        return Verdict(acts=acts, why=Why.CHALLENGED, wake_at=let_go_at)
+    handing = rival.node is not None and rival.node == claim.predecessor and rival.since < claim.seen_at + HANDING_S
+    if handing:  # it has not let go yet
+        return Verdict(why=Why.HOLDS, wake_at=view.target_at)
+    conflict = ReportConflict(vip=view.vip, mac=rival.mac)
+    # One of ours needs to hear it once to let go; a stranger may not care (RFC 5227, 2.4 c).
+    silent_until = rival.since if rival.node is not None else Instant(now - DEFEND_S)
+    if view.defended_at is not None and view.defended_at > silent_until:
+        return Verdict(acts=(conflict,), why=Why.HOLDS, wake_at=view.target_at)
+    return Verdict(acts=(conflict, Announce(vip=view.vip)), why=Why.HOLDS, wake_at=view.target_at)
 
 
 def _ask_before_adding(view: View, claim: Claim) -> Verdict:
@@ -175,13 +290,14 @@ def _ask_before_adding(view: View, claim: Claim) -> Verdict:
         return Verdict(why=Why.WAITS)
     if view.lapsed:
         target = view.heir if view.heir is not None else view.me
-        why, detail = Why.LAPSED, f"the address was off {view.me} for a while: its agent hung, or its cable was out"
+        why, detail = Why.LAPSED, f"the address was off {view.me} for a while: its agent hung"
     else:
         target, why, detail = view.me, Why.RETURNS, f"{view.me} makes sure that the claim is still its own"
     act = WriteClaim(
         vip=view.vip,
         holder=target,
         predecessor=claim.predecessor if target == view.me else None,
+        replaced=claim.replaced if claim.replaced != target else None,
         expected=claim,
         why=why,
         detail=detail,
@@ -204,20 +320,65 @@ def _free(view: View, now: Instant) -> Verdict:
 def _anothers(view: View, claim: Claim, now: Instant) -> Verdict:
     """The claim names another host: obey it, and stand by until that host is known to be gone."""
     if view.held:
-        let_go_at = Instant(claim.seen_at + HAND_OVER_S)
-        if claim.predecessor == view.me and not view.heard_successor and now < let_go_at:
-            return Verdict(why=Why.HANDED_OVER, wake_at=let_go_at)
-        why = Why.HANDED_OVER if claim.predecessor == view.me else Why.YIELDS
-        return Verdict(acts=(RemoveAddress(vip=view.vip, why=why, detail=f"the claim names {claim.holder}"),), why=why)
+        return _settle(view, claim, now) if view.arbitrated else _obey(view, claim, now)
+    if view.alone_at is not None:
+        return _arbitrate(view, now)
+    silent_s = now - (view.last_sign_at if view.last_sign_at is not None else claim.seen_at)
     match view.standing:
         case Standing.ENDED:
             return _take(view, Why.ENDED, f"{claim.holder} ended its session", now)
+        case Standing.DEAD:
+            return _take(view, Why.DEAD, f"{claim.holder} was suspected and did not refute, and nobody answered", now)
         case Standing.EXPIRED:
-            silent_s = now - (view.last_sign_at if view.last_sign_at is not None else claim.seen_at)
             detail = f"no sign of {claim.holder} for {silent_s:.1f} s, and nobody answered the probe"
             return _take(view, Why.EXPIRED, detail, now)
+        case Standing.SUSPECTED:
+            return _foresee(view, now)
         case _:
-            return Verdict(why=Why.STANDS_BY, wake_at=view.expires_at if view.position is not None else None)
+            return _stand_by(view, claim, now)
+
+
+def _obey(view: View, claim: Claim, now: Instant) -> Verdict:
+    """Let go of what another host's claim covers; after a hand-over, when that host is heard to answer."""
+    let_go_at = Instant(claim.seen_at + HAND_OVER_S)
+    handed = claim.predecessor == view.me
+    if handed and not view.heard_successor and now < let_go_at:
+        # Its announcement may be lost on the way, but not the answers to three questions.
+        asked = view.probing or (view.probed is not None and view.probed.at >= claim.seen_at)
+        return Verdict(acts=() if asked else (Probe(vip=view.vip),), why=Why.HANDED_OVER, wake_at=let_go_at)
+    why = Why.HANDED_OVER if handed else Why.YIELDS
+    return Verdict(acts=(RemoveAddress(vip=view.vip, why=why, detail=f"the claim names {claim.holder}"),), why=why)
+
+
+def _stand_by(view: View, claim: Claim, now: Instant) -> Verdict:
+    """The holder lives. Only one that may not answer any more, and does not let go in time, is overruled."""
+    if view.position is None or view.stopping:
+        return Verdict(why=Why.STANDS_BY)
+    if view.barred_at is None:
+        return Verdict(why=Why.STANDS_BY, wake_at=view.expires_at)
+    turn_at = Instant(view.barred_at + view.position * RANK_STEP_S)
+    if now < turn_at:
+        return Verdict(why=Why.STANDS_BY, wake_at=turn_at)
+    if view.writing:
+        return Verdict(why=Why.OVERRULES)
+    act = WriteClaim(
+        vip=view.vip,
+        holder=view.me,
+        predecessor=claim.holder,
+        expected=claim,
+        why=Why.OVERRULES,
+        detail=f"{claim.holder} is no candidate and did not let go",
+    )
+    return Verdict(acts=(act,), why=Why.OVERRULES)
+
+
+def _foresee(view: View, now: Instant) -> Verdict:
+    """The holder is suspected. The probe needs as long as the refutation may take, so it is sent meanwhile."""
+    if view.position != 0 or view.stopping or view.probing:
+        return Verdict(why=Why.SUSPECTED)
+    if view.probed is not None and now < view.probed.at + PROBE_AGAIN_S:
+        return Verdict(why=Why.SUSPECTED)
+    return Verdict(acts=(Probe(vip=view.vip),), why=Why.SUSPECTED)
 
 
 def _take(view: View, why: Why, detail: str, now: Instant) -> Verdict:
@@ -241,4 +402,54 @@ def _take(view: View, why: Why, detail: str, now: Instant) -> Verdict:
 
 
 def _claim(view: View, why: Why, detail: str) -> WriteClaim:
-    return WriteClaim(vip=view.vip, holder=view.me, expected=view.claim, why=why, detail=detail)
+    silent = why in (Why.DEAD, Why.EXPIRED, Why.ARBITRATED) and view.claim is not None
+    replaced = view.claim.holder if silent and view.claim is not None else None
+    return WriteClaim(vip=view.vip, holder=view.me, replaced=replaced, expected=view.claim, why=why, detail=detail)
+
+
+def _arbitrate(view: View, now: Instant) -> Verdict:
+    """Nobody reaches the API. Who sees the VIP silent, and is not alone in being heard, answers: best-ranked first.
+
+    The host that the claim names goes first for what it let go of; others only when the wire says that the holder is
+    silent. No majority among the other hosts, no answer: it may be this host that the segment lost.
+    """
+    mine = view.claim is not None and view.claim.holder == view.me
+    silent_since = view.open_since if mine else view.silent_since
+    if view.order is None or view.stopping or view.draining or silent_since is None:
+        return Verdict(why=Why.STANDS_BY)
+    since = max(view.alone_at or now, silent_since)
+    turn_at = Instant(since + view.order * RANK_STEP_S)
+    if now < turn_at:
+        return Verdict(why=Why.STANDS_BY, wake_at=turn_at)
+    if view.probing:
+        return Verdict(why=Why.WAITS)
+    if view.probed is not None and view.probed.at >= since:
+        again_at = Instant(view.probed.at + PROBE_AGAIN_S)
+        if view.probed.by is None and view.probed.witnessed and now <= view.probed.at + SILENCE_VALID_S:
+            detail = "nobody reaches the API, and nobody answered the probe"
+            return Verdict(acts=(AddAddress(vip=view.vip, why=Why.ARBITRATED, detail=detail),), why=Why.ARBITRATED)
+        if now < again_at:
+            return Verdict(why=Why.ANSWERED if view.probed.by else Why.ALONE, wake_at=again_at)
+    return Verdict(acts=(Probe(vip=view.vip),), why=Why.WAITS)
+
+
+def _settle(view: View, claim: Claim, now: Instant) -> Verdict:
+    """Taken by arbitration: hold it while the API is away, then ask once more and write the claim, or let go."""
+    if view.api_lost:
+        if view.silent_since is None:
+            detail = f"{claim.holder} answers again, and the claim names it"
+            return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
+        return Verdict(why=Why.ARBITRATED)
+    if view.writing or view.probing:
+        return Verdict(why=Why.ARBITRATED)
+    fresh = view.probed is not None and now <= view.probed.at + SILENCE_VALID_S
+    answered_by = view.rival.mac if view.rival is not None else view.probed.by if view.probed and fresh else None
+    if answered_by is not None:
+        detail = f"{answered_by} answers for it, and the claim names {claim.holder}"
+        return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
+    if fresh:
+        return Verdict(
+            acts=(_claim(view, Why.ARBITRATED, "taken while the API was away, and nobody else answers"),),
+            why=Why.ARBITRATED,
+        )
+    return Verdict(acts=(Probe(vip=view.vip),), why=Why.ARBITRATED)

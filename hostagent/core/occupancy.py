@@ -36,6 +36,8 @@ class Occupancy:
     _settled: set[ServiceKey] = field(default_factory=set)
     _shared: dict[str, set[IP]] = field(default_factory=dict)
     """The addresses of each sharing key's Services."""
+    _barred: dict[IP, str] = field(default_factory=dict)
+    """Addresses that nobody gets, and why."""
     _cursor: dict[tuple[AddressRange, bool], int] = field(default_factory=dict)
     """Below this offset the range has nothing to give (True: to a pool that avoids buggy addresses); keeps a burst of
     allocations linear."""
@@ -76,6 +78,22 @@ class Occupancy:
                 self._rewind(ip)
         return bool(addresses)
 
+    def bar(self, ip: IP, why: str) -> None:
+        """Give this address to nobody from now on; who is on it stays."""
+        self._barred[ip] = why
+
+    def unbar(self, ip: IP) -> None:
+        if self._barred.pop(ip, None) is not None:
+            self._rewind(ip)
+
+    def why_barred(self, ip: IP) -> str:
+        """Empty for an address that may be given."""
+        return self._barred.get(ip, "")
+
+    def barred_in(self, pool: Pool) -> int:
+        """How many addresses of the pool would be free if they were not barred."""
+        return sum(ip not in self._tenants and pool.covers(ip) for ip in self._barred)
+
     def settle(self, key: ServiceKey) -> None:
         """The Service was found in order where it is: whoever comes or changes after this gives way to it."""
         if key in self._holdings:
@@ -96,7 +114,7 @@ class Occupancy:
 
     def first_free(self, addresses: AddressRange, pool: Pool, key: ServiceKey, tenancy: Tenancy) -> IP | None:
         """The lowest address of the range that is free, or that the Service may share with those on it."""
-        friendly = self._shared.get(tenancy.sharing_key, ()) if tenancy.sharing_key else ()
+        friendly = self._shared.get(tenancy.sharing_key, set()) - self._barred.keys() if tenancy.sharing_key else ()
         shareable = (ip for ip in friendly if ip in addresses and pool.covers(ip) and not self.rivals(ip, key, tenancy))
         candidates = [ip for ip in (min(shareable, key=int, default=None), self._empty(addresses, pool)) if ip]
         return min(candidates, key=int, default=None)
@@ -105,10 +123,13 @@ class Occupancy:
         base, size = addresses.first, int(addresses.last) - int(addresses.first) + 1
         cursor = (addresses, pool.avoid_buggy_ips)
         offset = self._cursor.get(cursor, 0)
-        while offset < size and (base + offset in self._tenants or not pool.covers(base + offset)):
+        while offset < size and not self._is_empty(base + offset, pool):
             offset += 1
         self._cursor[cursor] = offset
         return base + offset if offset < size else None
+
+    def _is_empty(self, ip: IP, pool: Pool) -> bool:
+        return ip not in self._tenants and ip not in self._barred and pool.covers(ip)
 
     def _rewind(self, ip: IP) -> None:
         for (addresses, buggy), offset in self._cursor.items():

@@ -1,77 +1,45 @@
 """The ownership state machine of one host: what it saw goes in, acts come out; no clock, no API, no kernel.
 
-It keeps what must be remembered between two moments (claims, sessions, what a probe found, what is under way) and
-asks `judge` about each VIP that something happened to or whose time has come. Nothing else in the program decides
-about a VIP. The same object runs in the agent and in the simulator of tests/simulation.
+It keeps what must be remembered between two moments (claims, what a probe found, what is under way) and asks `judge`
+about each VIP that something happened to or whose time has come. `Hosts` knows who lives, `Watching` whom to watch.
+Nothing else in the program decides about a VIP. The same object runs in the agent and in tests/simulation.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostagent.core.candidates import Ranking
-from hostagent.core.judge import Probed, Standing, Verdict, View, judge
+from hostagent.core.hosts import RETRY_S, Hosts
+from hostagent.core.judge import Probed, Verdict, judge
+from hostagent.core.moves import plan, refusal
+from hostagent.core.reach import Reach
+from hostagent.core.situation import CATCH_UP_S, Situation
+from hostagent.core.vip import RECONFIRM_S, Vip
+from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
+    Announce,
     Claim,
     DeleteClaim,
+    Move,
+    OnApiLoss,
     Probe,
+    ReadClaim,
     RemoveAddress,
     ReportConflict,
     Session,
+    Watched,
+    Why,
     Write,
     WriteClaim,
 )
 
-RETRY_S = 1.0
-"""Pause before an act that failed is asked for again."""
 STALL_S = 5.0
 """A pause between two turns that others may have used, at most: see `stall_s`."""
-CATCH_UP_S = 10.0
-"""For so long after a stall, what arrives may have been said before it; nothing is added on the strength of it."""
-GAP_OF_RENEW = 1.5
-"""A silence of the lease stream longer than this many renewal intervals is an outage: nobody's age counts through it.
-
-Shorter ones leave the holder time to renew before it expires: 1.5 renewals of silence, one interval before and a
-back-off of a second stay under a duration of three intervals.
-"""
-
-
-@dataclass(slots=True)
-class _Vip:
-    """What is remembered about one VIP."""
-
-    ranking: Ranking | None = None
-    """None: no Service uses it."""
-    claim: Claim | None = None
-    newest: str = ""
-    """The newest resource version seen, also of a claim that was deleted since."""
-    held_on: InterfaceName | None = None
-    lapsed: bool = False
-    let_go: bool = False
-    writing: bool = False
-    probing: bool = False
-    probed: Probed | None = None
-    probe_at: Instant | None = None
-    """When the last probe was asked for."""
-    wrote_at: Instant | None = None
-    """When the last claim write was asked for: what is heard from then on may be the successor already."""
-    won_at: Instant | None = None
-    """When the last write that was won was asked for."""
-    heard_at: Instant | None = None
-    due_at: Instant | None = None
-    """The earliest entry in the queue of wake-ups; later ones need no entry, as each judgement asks anew."""
-    open_since: Instant | None = None
-    conflict: Mac | None = None
-    not_before: Instant | None = None
-    verdict: Verdict | None = None
-
-    @property
-    def forgettable(self) -> bool:
-        return self.ranking is None and self.claim is None and self.held_on is None and not self.writing
 
 
 @dataclass(slots=True)
@@ -81,16 +49,37 @@ class Ownership:
     me: NodeName
     duration_s: float
     renew_s: float
+    on_api_loss: OnApiLoss = "hold"
+    preempt_delay_s: float = 30.0
     stopping: bool = False
-    sessions: dict[NodeName, Session] = field(default_factory=dict)
-    _vips: dict[IP, _Vip] = field(default_factory=dict)
+    gateways: dict[InterfaceName, IP] = field(default_factory=dict)
+    """The next hop on each interface: witnesses of the segment where no other host of ours is."""
+    hosts: Hosts = field(init=False)
+    _watching: Watching = field(init=False)
+    _reach: Reach = field(init=False)
+    _vips: dict[IP, Vip] = field(default_factory=dict)
+    _claimed: dict[NodeName, dict[IP, None]] = field(default_factory=dict)
+    """The VIPs that claims give to each host, in the order in which they came."""
+    _replaced: dict[NodeName, dict[IP, Instant]] = field(default_factory=dict)
+    """What this host took from silent hosts, and when it learnt so."""
+    _rankings: dict[IP, Ranking] = field(default_factory=dict)
     _dirty: set[IP] = field(default_factory=set)
     _due: list[tuple[Instant, str, IP]] = field(default_factory=list)
-    _stream_at: Instant | None = None
-    _fresh_since: Instant | None = None
     _turned_at: Instant | None = None
     _doubt_until: Instant | None = None
     _sweeps: bool = False
+    _draining: bool = False
+    _watch_anew: bool = True
+    _sound: frozenset[NodeName] = frozenset()
+    """The hosts that were sound at the last turn."""
+    _down_since: dict[InterfaceName, Instant] = field(default_factory=dict)
+    _told_alone: bool = False
+    _told_stale: bool = False
+
+    def __post_init__(self) -> None:
+        self.hosts = Hosts(me=self.me, duration_s=self.duration_s, renew_s=self.renew_s)
+        self._watching = Watching(me=self.me, hosts=self.hosts)
+        self._reach = Reach(policy=self.on_api_loss, duration_s=self.duration_s)
 
     @property
     def sweeps(self) -> bool:
@@ -103,43 +92,100 @@ class Ownership:
             self._dirty.update(vip for vip, known in self._vips.items() if known.ranking is None)
         self._sweeps = yes
 
-    # What was seen
+    @property
+    def draining(self) -> bool:
+        """This host hands over what it holds, as far as another host can take it, and takes nothing."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, yes: bool) -> None:
+        if yes != self._draining:
+            self._draining = yes
+            self._dirty.update(self._vips)
+
+    # What was seen at the API
 
     def lease_stream_alive(self, now: Instant) -> None:
         """Something arrived on the lease watch. After an outage everybody gets a full duration to be heard again.
 
         This is promise P6: when the API was away nobody could renew, so nobody's silence means anything.
         """
-        if self._stream_at is None or now - self._stream_at > GAP_OF_RENEW * self.renew_s:
-            self._fresh_since = now
+        if self.hosts.stream_alive(now):
             self._dirty.update(self._vips)  # who had counted as expired is alive again, this host among them
-        self._stream_at = now
 
     def session_seen(self, node: NodeName, session: Session | None, now: Instant) -> None:
         """A session Lease appeared, changed or went (None)."""
         self.lease_stream_alive(now)
-        before = self.sessions.get(node)
-        if session is None:
-            self.sessions.pop(node, None)
-        else:
-            self.sessions[node] = session
-        if before is None or session is None or before.ended != session.ended or not self._alive(before, now):
+        was_suspected = self.hosts.suspected(node)
+        if self.hosts.seen(node, session, now):
             self._dirty.update(self._vips)
+            self._watch_anew = True
+        if self.hosts.suspected(node) != was_suspected:
+            self._dirty.update(self._claimed.get(node, ()))
+            self._watch_anew = True
+            if was_suspected:
+                self._watching.refuted(node, now)
+
+    def suspected(self, node: NodeName, outcome: Write, now: Instant) -> None:
+        """The note that this host wanted in another's session was written, or not."""
+        self._watching.wrote(node, outcome, now)
+
+    def session_read(self, node: NodeName, session: Session | None, asked_at: Instant, now: Instant) -> None:
+        """What the API says about a suspected host. A reply that waited for an agent that hung says nothing."""
+        if now - asked_at > self.stall_s:
+            self.session_read_failed(node, now)
+        elif self.hosts.read(node, session):
+            self._dirty.update(self._claimed.get(node, ()))
+            self._watch_anew = True
+        else:
+            self._watching.refuted(node, now)
+            self._dirty.update(self._claimed.get(node, ()))
+
+    def session_read_failed(self, node: NodeName, now: Instant) -> None:
+        """The API did not say whether a suspected host has refuted."""
+        self.hosts.read_failed(node, now)
+
+    def renewed(self, version: str, sent_at: Instant, now: Instant) -> None:
+        """This host's session was written; others count from later than when it was sent."""
+        self._reach.renewed_at = sent_at
+        self.hosts.renewed(version, now)
+
+    def api_reach(self, *, reachable: bool, now: Instant) -> None:
+        """Whether the API answers this host."""
+        if reachable == (self._reach.lost_at is None):
+            return
+        self._reach.lost_at = None if reachable else now
+        self._told_alone = False
+        self._watch_anew = True
+        self._dirty.update(self._vips)
 
     def claim_seen(self, vip: IP, claim: Claim | None, now: Instant) -> None:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
         self.lease_stream_alive(now)
         known = self._vip(vip)
-        if claim is not None:
-            if _older(claim.resource_version, known.newest):
-                return  # the watch is behind the reply to our own write, perhaps even a deletion behind
-            if known.claim is not None and claim.resource_version == known.claim.resource_version:
-                return  # an echo: its first sight counts
-            known.newest = claim.resource_version
-        if _holder(known.claim) != _holder(claim):
-            known.probed = known.open_since = known.conflict = None
-            known.lapsed = known.let_go = False
-        known.claim = claim
+        before = known.holder
+        if not known.claim_seen(claim, now):
+            return
+        if before != known.holder:
+            if before is not None:
+                self._claimed.get(before, {}).pop(vip, None)
+            if known.holder is not None:
+                self._claimed.setdefault(known.holder, {})[vip] = None
+            for vips in self._replaced.values():
+                vips.pop(vip, None)
+            if claim is not None and claim.replaced is not None and known.holder == self.me:
+                self._replaced.setdefault(claim.replaced, {})[vip] = now
+            self._watch_anew = True
+        self._dirty.add(vip)
+
+    def claim_read(self, vip: IP, *, ok: bool, now: Instant) -> None:
+        """The API was asked who holds the VIP; what it said came by `claim_seen` before this."""
+        known = self._vip(vip)
+        known.reading = False
+        if ok and known.holder == self.me:
+            known.confirmed()
+        elif not ok:
+            self._wake(vip, known, Instant(now + RETRY_S))
         self._dirty.add(vip)
 
     def ranking_is(self, vip: IP, ranking: Ranking | None) -> None:
@@ -147,7 +193,14 @@ class Ownership:
         known = self._vip(vip)
         if known.ranking != ranking:
             known.ranking = ranking
+            if ranking is None:
+                self._rankings.pop(vip, None)
+            else:
+                self._rankings[vip] = ranking
             self._dirty.add(vip)
+            self._watch_anew = True
+
+    # What was seen on this host and its segments
 
     def held_is(self, vip: IP, interface: InterfaceName | None) -> None:
         """On which interface of this host the address is (None: on none), as the kernel says."""
@@ -159,8 +212,63 @@ class Ownership:
     def lapsed(self, vip: IP) -> None:
         """The kernel ended the address by its lifetime: this agent, or the one before it, had stopped turning."""
         known = self._vip(vip)
-        known.held_on, known.lapsed = None, True
+        known.held_on, known.lapsed, known.arbitrated = None, True, False
         self._dirty.add(vip)
+
+    def carrier_is(self, interface: InterfaceName, *, up: bool, now: Instant) -> None:
+        """Whether the interface has a carrier. What is on one that has none for `CARRIER_S` is taken off it."""
+        if up == (interface not in self._down_since):
+            return
+        if up:
+            del self._down_since[interface]
+        else:
+            self._down_since[interface] = now
+        self._dirty.update(vip for vip, known in self._vips.items() if known.held_on == interface)
+
+    def heard(self, vip: IP, mac: Mac, by: NodeName | None, now: Instant) -> None:
+        """Another machine announced or answered for the VIP: the host `by`, or a stranger (None)."""
+        known = self._vips.get(vip)
+        if known is None:
+            return
+        known.heard(mac, by, me=self.me, now=now)
+        if known.held_on is not None:
+            self._dirty.add(vip)
+        guard = self._watching.guards.get(vip)
+        if guard is not None and guard.holder == by and known.holder == self.me:  # it is back, with all that it had
+            for each in self._replaced.get(guard.holder, ()):
+                self._vips[each].rival_is(mac, by, me=self.me, now=now)
+                self._dirty.add(each)
+
+    def watch_found(self, vip: IP, *, silent: bool, now: Instant) -> None:
+        """The wire says that a watched VIP fell silent, or is answered again."""
+        watched = self._watching.targets.get(vip)
+        if silent and watched is not None and watched.interface in self._down_since:
+            return  # this host cannot hear it
+        holder = self._watching.found(vip, silent=silent, now=now)
+        if holder is not None and self._reach.alone(now):
+            self._dirty.update(self._claimed.get(holder, ()))
+
+    def probed(self, vip: IP, by: Mac | None, now: Instant, witnesses: int = 0) -> None:
+        """A probe has ended: answered by this MAC, or by nobody; so many of the witnesses answered.
+
+        It counts from when it was asked for: a host that hung meanwhile heard nothing of what came later.
+        """
+        known = self._vip(vip)
+        known.probing = False
+        known.probed = Probed(
+            at=now if known.probe_at is None else known.probe_at,
+            by=by,
+            witnessed=0 < known.witnesses <= witnesses,
+        )
+        self._dirty.add(vip)
+
+    def probe_failed(self, vip: IP, now: Instant) -> None:
+        """The probe could not be sent: it says nothing, so it is asked for again."""
+        known = self._vip(vip)
+        known.probing = False
+        self._again(vip, known, Instant(now + RETRY_S))
+
+    # What was done, and what people ask for
 
     def wrote(self, vip: IP, outcome: Write, now: Instant) -> None:
         """A claim write or deletion has ended. What it left in the API is told by `claim_seen`, before this."""
@@ -177,33 +285,30 @@ class Ownership:
         if outcome is Write.UNKNOWN:
             self._again(vip, known, Instant(now + RETRY_S))
 
-    def probed(self, vip: IP, by: Mac | None, now: Instant) -> None:
-        """A probe has ended: answered by this MAC, or by nobody.
-
-        It counts from when it was asked for: a host that hung meanwhile heard nothing of what came later.
-        """
-        known = self._vip(vip)
-        known.probing = False
-        known.probed = Probed(at=now if known.probe_at is None else known.probe_at, by=by)
-        self._dirty.add(vip)
-
-    def probe_failed(self, vip: IP, now: Instant) -> None:
-        """The probe could not be sent: it says nothing, so it is asked for again."""
-        known = self._vip(vip)
-        known.probing = False
-        self._again(vip, known, Instant(now + RETRY_S))
-
-    def heard(self, vip: IP, now: Instant) -> None:
-        """Another host announced or answered for the VIP."""
-        known = self._vips.get(vip)
-        if known is not None:
-            known.heard_at = now
-            if known.held_on is not None:
-                self._dirty.add(vip)
-
     def ask_again(self, vip: IP, at: Instant) -> None:
         """An act could not be done yet, or failed: judge the VIP once more then."""
         self._wake(vip, self._vip(vip), at)
+
+    def ask_move(self, vip: IP, node: NodeName, now: Instant) -> str:
+        """Hand the VIP over to this node. Returns why that cannot be, or an empty string."""
+        known = self._vips.get(vip)
+        why_not = refusal(vip, known, node, me=self.me, hosts=self.hosts, now=now)
+        if known is not None and not why_not:
+            known.asked = node
+            self._dirty.add(vip)
+        return why_not
+
+    def plan(self, now: Instant) -> tuple[Move, ...]:
+        """The moves after which each VIP is on its best-ranked living candidate."""
+        return plan(self._vips, hosts=self.hosts, now=now)
+
+    def rebalance(self, now: Instant) -> tuple[Move, ...]:
+        """Hand over those of this host's VIPs that are better placed elsewhere. Returns these moves."""
+        mine = tuple(move for move in self.plan(now) if move.holder == self.me)
+        for move in mine:
+            self._vips[move.vip].asked = move.to
+            self._dirty.add(move.vip)
+        return mine
 
     def stop(self) -> None:
         """Hand over everything from now on, and take nothing."""
@@ -221,34 +326,56 @@ class Ownership:
         if self._turned_at is not None and now - self._turned_at > self.stall_s:
             self._doubt_until = Instant(now + CATCH_UP_S)
         self._turned_at = now
+        self._look_around(now)
         while self._due and self._due[0][0] <= now:
             due_at, _, vip = heapq.heappop(self._due)
             if vip in self._vips:
                 self._dirty.add(vip)
                 if self._vips[vip].due_at == due_at:
                     self._vips[vip].due_at = None
-        acts: list[Act] = []
+        situation = self._situation(now)
+        acts: list[Act] = self.hosts.turn(now)
+        if self._trusts_itself(now):
+            acts += self._watching.turn(now)
         for vip in sorted(self._dirty, key=lambda ip: (ip.version, int(ip))):
             known = self._vips[vip]
             if known.forgettable:
                 del self._vips[vip]
                 continue
-            acts += self._judge(vip, known, now)
+            judged = self._judge(vip, known, situation)
+            acts += judged
+            if any(isinstance(act, RemoveAddress) and act.why is Why.CHALLENGED for act in judged):
+                acts += self._announce_others(vip, now)
         self._dirty.clear()
         return acts
 
-    def next_wake(self) -> Instant | None:
+    def next_wake(self, now: Instant) -> Instant | None:
         """When `turn` must be called even if nothing happens."""
-        return self._due[0][0] if self._due else None
+        wakes = [
+            self._due[0][0] if self._due else None,
+            self.hosts.next_at(),
+            self._watching.next_at(now),
+            self._reach.next_at(now),
+        ]
+        return min((at for at in wakes if at is not None), default=None)
 
-    def alive(self, node: NodeName, now: Instant) -> bool:
-        """Whether a host's session says that it lives."""
-        session = self.sessions.get(node)
-        return session is not None and self._alive(session, now)
+    @property
+    def sessions(self) -> Mapping[NodeName, Session]:
+        return self.hosts.sessions
 
-    def expires_at(self, node: NodeName) -> Instant | None:
-        """When a host's session will count as expired, unless it is heard of before."""
-        return self._expires_at(self.sessions.get(node), None)
+    @property
+    def watched(self) -> Mapping[IP, Watched]:
+        """The VIPs of other hosts that this host watches, and where they were, as of the last turn."""
+        return self._watching.guards | self._watching.targets
+
+    def silent(self, node: NodeName) -> bool:
+        """A watched host does not answer for its VIPs, as the wire says."""
+        return self._watching.silent_since(node) is not None
+
+    @property
+    def lifetime_ends_at(self) -> Instant | None:
+        """No address may outlive this moment in the kernel; None: as long as the agent turns."""
+        return self._reach.fence_at()
 
     @property
     def stall_s(self) -> float:
@@ -268,8 +395,7 @@ class Ownership:
     def stopped(self) -> bool:
         """Nothing is left that names this host or that it holds."""
         return self.stopping and not any(
-            known.held_on is not None or known.writing or _holder(known.claim) == self.me
-            for known in self._vips.values()
+            known.held_on is not None or known.writing or known.holder == self.me for known in self._vips.values()
         )
 
     def ranking(self, vip: IP) -> Ranking | None:
@@ -283,118 +409,89 @@ class Ownership:
 
     # How
 
-    def _judge(self, vip: IP, known: _Vip, now: Instant) -> list[Act]:
-        view = self._view(vip, known, now)
+    def _look_around(self, now: Instant) -> None:
+        """What does not belong to one VIP: whom to watch, and whether this host is on its own."""
+        sound = frozenset(node for node in self.hosts.sessions if self.hosts.sound(node, now))
+        if sound != self._sound:
+            self._sound, self._watch_anew = sound, True
+        stale = self.hosts.stale(now)
+        if stale != self._told_stale:
+            self._told_stale = stale
+            self._dirty.update(self._vips)
+        alone = self._reach.alone(now)
+        if alone and not self._told_alone:
+            self._told_alone = self._watch_anew = True
+            self._dirty.update(self._vips)
+        if self._reach.fenced(now):
+            self._dirty.update(vip for vip, known in self._vips.items() if known.held_on is not None)
+        if self._watch_anew:
+            self._watch_anew = False
+            self._watching.choose(self._claimed, self._rankings, taken=self._replaced, alone=alone, now=now)
+
+    def _situation(self, now: Instant) -> Situation:
+        return Situation(
+            now=now,
+            me=self.me,
+            hosts=self.hosts,
+            watching=self._watching,
+            stopping=self.stopping,
+            draining=self.draining,
+            sweeps=self.sweeps,
+            preempt_delay_s=self.preempt_delay_s,
+            doubt_until=self._doubt_until,
+            api_lost=self._reach.lost_at is not None,
+            alone_at=self._reach.alone_at() if self._reach.alone(now) else None,
+            fenced=self._reach.fenced(now),
+            down_since=self._down_since,
+            gateways=self.gateways,
+        )
+
+    def _judge(self, vip: IP, known: Vip, situation: Situation) -> list[Act]:
+        now, view = situation.now, situation.view(vip, known)
         known.open_since = view.open_since
         verdict = known.verdict = judge(view, now)
-        if verdict.wake_at is not None:
-            self._wake(vip, known, verdict.wake_at)
+        for wake_at in (verdict.wake_at, situation.unplugged_at(known)):
+            if wake_at is not None and wake_at > now:
+                self._wake(vip, known, wake_at)
         waits = known.not_before is not None and now < known.not_before
         acts: list[Act] = []
         for act in verdict.acts:
             match act:
-                case WriteClaim() | DeleteClaim() if waits:
+                case WriteClaim() | DeleteClaim() | ReadClaim() if waits:
                     self._wake(vip, known, known.not_before or now)
                     continue
-                case WriteClaim() | DeleteClaim():
-                    known.writing, known.wrote_at = True, now
-                case Probe():
-                    known.probing, known.probe_at = True, now
-                case RemoveAddress():
-                    known.let_go = _holder(known.claim) == self.me
                 case ReportConflict(mac=mac) if known.conflict == mac:
                     continue  # told already
-                case ReportConflict(mac=mac):
-                    known.conflict = mac
+                case Probe() if view.alone_at is not None:
+                    witnesses, known.witnesses = situation.witnesses(known)
+                    acts.append(replace(act, witnesses=witnesses))
                 case _:
-                    pass
-            acts.append(act)
+                    acts.append(act)
+            known.note(act, me=self.me, now=now)
         return acts
 
-    def _view(self, vip: IP, known: _Vip, now: Instant) -> View:
-        claim = known.claim
-        holder = _holder(claim)
-        session = self.sessions.get(holder) if holder else None
-        expires_at = self._expires_at(session, claim)
-        if holder is None or claim is None:
-            standing = None
-        elif session is not None and session.ended:
-            standing = Standing.ENDED
-        elif expires_at is not None and now >= expires_at:
-            standing = Standing.EXPIRED
-        else:
-            standing = Standing.LIVE
-        ranked = [c.node for c in known.ranking.ranked] if known.ranking else []
-        live = [node for node in ranked if self.alive(node, now)]
-        mine = known.ranking.of(self.me) if known.ranking else None
-        open_now = holder is None or standing in (Standing.EXPIRED, Standing.ENDED)
-        return View(
-            vip=vip,
-            me=self.me,
-            wanted=known.ranking is not None,
-            stopping=self.stopping,
-            entitled=mine is not None,
-            position=live.index(self.me) if self.me in live else None,
-            heir=next((node for node in live if node != self.me), None),
-            claim=claim,
-            standing=standing,
-            last_sign_at=session.seen_at if session else None,
-            expires_at=expires_at,
-            held=known.held_on is not None,
-            lapsed=known.lapsed,
-            in_doubt=known.let_go or self._in_doubt(known, now),
-            placed=mine is not None and known.held_on == mine.interface,
-            writing=known.writing,
-            probing=known.probing,
-            probed=known.probed,
-            heard_successor=self._heard_successor(known),
-            open_since=(now if known.open_since is None else known.open_since) if open_now and ranked else None,
-            sweeps=self.sweeps,
-        )
+    def _announce_others(self, vip: IP, now: Instant) -> list[Act]:
+        """Yielded to one of our hosts: whoever took this VIP may have taken the others, and is to hear of them."""
+        acts: list[Act] = []
+        for other, known in self._vips.items():
+            if other != vip and known.held_on is not None and now - (known.defended_at or 0.0) > RECONFIRM_S:
+                acts.append(Announce(vip=other))
+                known.note(acts[-1], me=self.me, now=now)
+        return acts
 
-    def _expires_at(self, session: Session | None, claim: Claim | None) -> Instant | None:
-        """A full duration after the last sign of the holder, counted only while signs could be seen."""
-        last = session.seen_at if session is not None else (claim.seen_at if claim is not None else None)
-        if last is None or self._fresh_since is None:
-            return None
-        return Instant(max(last, self._fresh_since) + (session.duration_s if session else self.duration_s))
+    def _trusts_itself(self, now: Instant) -> bool:
+        """Whether what this host sees is good enough to speak ill of others."""
+        doubts = self._doubt_until is not None and now < self._doubt_until
+        return self._reach.lost_at is None and not doubts and not self.stopping and not self.hosts.stale(now)
 
-    def _alive(self, session: Session, now: Instant) -> bool:
-        expires_at = self._expires_at(session, None)
-        return not session.ended and expires_at is not None and now < expires_at
-
-    def _in_doubt(self, known: _Vip, now: Instant) -> bool:
-        """Whether this host stalled not long ago, and has not won a write of this claim since."""
-        if self._doubt_until is None or now >= self._doubt_until:
-            return False
-        return known.won_at is None or known.won_at < self._doubt_until - CATCH_UP_S
-
-    def _heard_successor(self, known: _Vip) -> bool:
-        """Heard since the hand-over was asked for: the successor's watch may be quicker than the reply to our write."""
-        if known.heard_at is None or known.claim is None:
-            return False
-        since = known.claim.seen_at
-        if known.claim.predecessor == self.me and known.wrote_at is not None:
-            since = min(since, known.wrote_at)
-        return known.heard_at >= since
-
-    def _again(self, vip: IP, known: _Vip, at: Instant) -> None:
+    def _again(self, vip: IP, known: Vip, at: Instant) -> None:
         known.not_before = at
         self._wake(vip, known, at)
 
-    def _wake(self, vip: IP, known: _Vip, at: Instant) -> None:
+    def _wake(self, vip: IP, known: Vip, at: Instant) -> None:
         if known.due_at is None or at < known.due_at:
             known.due_at = at
             heapq.heappush(self._due, (at, str(vip), vip))
 
-    def _vip(self, vip: IP) -> _Vip:
-        return self._vips.setdefault(vip, _Vip())
-
-
-def _holder(claim: Claim | None) -> NodeName | None:
-    return claim.holder if claim is not None else None
-
-
-def _older(version: str, than: str) -> bool:
-    """Resource versions of one kind grow, and may be compared as numbers (Kubernetes API conventions since 1.35)."""
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+    def _vip(self, vip: IP) -> Vip:
+        return self._vips.setdefault(vip, Vip())

@@ -7,6 +7,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,6 +55,25 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Numbers for Prometheus: `[metrics]`."""
+
+    listen: str = "127.0.0.1:7474"
+    """Address and port to answer scrapes at, over plain HTTP; empty: nowhere. Others can read what they can reach."""
+
+    @property
+    def endpoint(self) -> tuple[str, int] | None:
+        """`listen` in its parts; None when metrics are off. Raises ValueError for what is neither."""
+        if not self.listen:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        bare = host.removeprefix("[").removesuffix("]")
+        bracketed = host != bare
+        if bracketed is not (ip_address(bare).version == 6) or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(self.listen)
+        return bare, int(port)
+
+
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/etc/hostagent/config.toml`."""
 
@@ -67,9 +87,16 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether this host may be elected to allocate addresses."""
     hang_timeout_s: Annotated[int, msgspec.Meta(ge=3, le=600)] = 10
     """Address lifetime in the kernel, and the unit's WatchdogSec: a hung agent's VIPs are answered no longer."""
+    on_api_loss: Literal["hold", "fence"] = "hold"
+    """While this host cannot renew its session: keep its VIPs, or drop them before others may count it as dead."""
+    on_cordon: Literal["keep", "drain"] = "keep"
+    """Whether a cordon of this host's Node (`kubectl cordon`, `kubectl drain`) also drains it of VIPs."""
+    preempt_delay_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
+    """A host that advertisements prefer takes its VIPs back after it has been a candidate for so long."""
     kubernetes: KubernetesConfig = KubernetesConfig()
     session: SessionConfig = SessionConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
 
 def load(path: Path) -> HostConfig:
@@ -107,6 +134,13 @@ def parse(text: str, *, source: str) -> HostConfig:
     for server in config.kubernetes.servers:
         if not server.startswith("https://"):
             raise ConfigError(f'{source}: kubernetes.servers: "{server}" must begin with https://')
+    try:
+        config.metrics.endpoint  # noqa: B018
+    except ValueError:
+        raise ConfigError(
+            f'{source}: metrics.listen: "{config.metrics.listen}" is not an address and a port, such as '
+            '"127.0.0.1:7474" or "[::]:7474"; "" turns metrics off'
+        ) from None
     return config if config.node else msgspec.structs.replace(config, node=_host_name(source))
 
 
@@ -127,7 +161,13 @@ def _readable(message: str) -> str:
     if "unknown field" not in what:
         return f"{section or 'the file'}: {what}"
     key = what.split("`")[1]
-    known = {"": HostConfig, "kubernetes": KubernetesConfig, "session": SessionConfig, "log": LogConfig}
+    known = {
+        "": HostConfig,
+        "kubernetes": KubernetesConfig,
+        "session": SessionConfig,
+        "log": LogConfig,
+        "metrics": MetricsConfig,
+    }
     fields = ", ".join(known[section].__struct_fields__) if section in known else ""
     full = f"{section}.{key}" if section else key
     return f"{full}: unknown key (is it misspelt?); known here: {fields}"

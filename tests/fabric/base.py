@@ -29,6 +29,8 @@ PACKAGES = (
     *("python3", "python3-apt", "python3-venv", "python3-packaging"),
     # what kube-proxy calls
     *("nftables", "iptables", "conntrack"),
+    # all hosts share the machine's clock: the one way to have a host whose programs see another time
+    "libfaketime",
 )
 FRR_PACKAGES = ("frr", "frr-pythontools")
 

@@ -100,28 +100,51 @@ def ping_result(
     )
 
 
-class Pinger:
-    """Pings one address from the client, every 10 ms, while its `with` block runs; `result` is there after it.
+def by_address(
+    addresses: Sequence[str], sent_at: Sequence[float], answered_at: Mapping[int, float]
+) -> dict[str, PingResult]:
+    """Tell apart the pings to several addresses, which took turns: number n went to address n modulo their count."""
+    count = len(addresses)
+    own: list[dict[int, float]] = [{} for _ in addresses]
+    for number, at in answered_at.items():
+        own[number % count][number // count] = at
+    return {address: ping_result(sent_at[index::count], own[index]) for index, address in enumerate(addresses)}
 
-    The block is entered once the first ping was answered, unless `must_answer` is off: an address that does not
-    answer at all raises FabricError then.
+
+class Pinger:
+    """Pings addresses from the client, each every 10 ms, while its `with` block runs; the results are there after it.
+
+    The block is entered once each address has answered a ping, unless `must_answer` is off: one that does not answer
+    at all raises FabricError then.
     """
 
     def __init__(
-        self, state: LabState, address: str, *, interval_ms: float = PING_INTERVAL_MS, must_answer: bool = True
+        self,
+        state: LabState,
+        addresses: Sequence[str],
+        *,
+        interval_ms: float = PING_INTERVAL_MS,
+        must_answer: bool = True,
     ) -> None:
-        self._address = address
+        self._addresses = tuple(addresses)
+        self._who = addresses[0] if len(addresses) == 1 else f"{len(addresses)} addresses"
         self._must_answer = must_answer
-        argv = [sys.executable, "-P", "-m", "tests.fabric.pinger", address, str(interval_ms)]
+        argv = [sys.executable, "-P", "-m", "tests.fabric.pinger", str(interval_ms), *addresses]
         self._argv = in_namespace(state.client_netns, argv)
         self._process: subprocess.Popen[bytes] | None = None
-        self._result: PingResult | None = None
+        self._results: dict[str, PingResult] = {}
+
+    @property
+    def results(self) -> Mapping[str, PingResult]:
+        """By address."""
+        if not self._results:
+            raise FabricError(f"pings to {self._who}: the result is there when the `with` block has ended")
+        return self._results
 
     @property
     def result(self) -> PingResult:
-        if self._result is None:
-            raise FabricError(f"pings to {self._address}: the result is there when the `with` block has ended")
-        return self._result
+        """Of the first address, which often is the only one."""
+        return self.results[self._addresses[0]]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -134,7 +157,7 @@ class Pinger:
         try:
             self._expect("sending", "the pinger did not start")
             if self._must_answer:
-                self._expect("answered", f"{self._address} answered no ping")
+                self._expect("answered", f"pings to {self._who} not answered")
         except BaseException:
             self._stop()
             raise
@@ -147,10 +170,10 @@ class Pinger:
         if kind is None:
             last = text.splitlines()[-1] if text else ""
             if not last.startswith("{"):
-                raise FabricError(f"pings to {self._address}: the pinger ended without a result (its stderr says why)")
+                raise FabricError(f"pings to {self._who}: the pinger ended without a result (its stderr says why)")
             said: dict[str, Any] = json.loads(last)
             answered = {int(number): at for number, at in said["answered_at"].items()}
-            self._result = ping_result(said["sent_at"], answered)
+            self._results = by_address(self._addresses, said["sent_at"], answered)
 
     def _expect(self, word: str, otherwise: str, timeout_s: float = 10.0) -> None:
         pipe = self._pipe()
@@ -160,7 +183,7 @@ class Pinger:
 
     def _pipe(self) -> IO[bytes]:
         if self._process is None or self._process.stdout is None:
-            raise FabricError(f"pings to {self._address}: not started")
+            raise FabricError(f"pings to {self._who}: not started")
         return self._process.stdout
 
     def _stop(self) -> str:
@@ -244,9 +267,9 @@ class Client:
         except (OSError, http.client.HTTPException):
             return None
 
-    def pinging(self, address: str, *, interval_ms: float = PING_INTERVAL_MS, must_answer: bool = True) -> Pinger:
-        """`with lab.client.pinging(vip) as pings: ...`, then `pings.result`."""
-        return Pinger(self.state, address, interval_ms=interval_ms, must_answer=must_answer)
+    def pinging(self, *addresses: str, interval_ms: float = PING_INTERVAL_MS, must_answer: bool = True) -> Pinger:
+        """`with lab.client.pinging(vip) as pings: ...`, then `pings.result`; of several addresses `pings.results`."""
+        return Pinger(self.state, addresses, interval_ms=interval_ms, must_answer=must_answer)
 
     def probing(self, url: str, *, interval_ms: float = 50.0, timeout_s: float = 1.0) -> HttpProber:
         return HttpProber(self.state, url, interval_ms=interval_ms, timeout_s=timeout_s)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tests.fabric import assets
+from tests.fabric import assets, audit
 from tests.fabric.admin import Admin, Object, wait_for
 from tests.fabric.api_faults import ApiFaults
 from tests.fabric.pki import Pki, referring_kubeconfig, write_private
@@ -107,6 +107,10 @@ class ControlPlane:
         self.stop()
         self.start()
 
+    def stop_api_server(self) -> None:
+        """The API server ends in order, its connections are closed, and new ones are refused until `start`."""
+        self.processes.stop(API_SERVER, grace_s=_STOPS_WITHIN_S)
+
     def restart_etcd(self) -> None:
         """etcd goes and comes back under a running API server; ready again when this returns.
 
@@ -180,6 +184,10 @@ class ControlPlane:
     def delete(self, kind: str, name: str, namespace: str | None = "default") -> None:
         self.admin.delete(kind, name, namespace)
 
+    def agent_writes(self, since_s: float, until_s: float) -> list[audit.ApiWrite]:
+        """What hosts' agents asked the API server to change, in a span of wall time."""
+        return audit.writes(self._audit_log, since_s, until_s)
+
     def wait_for(self, predicate: Callable[[], T], timeout_s: float, describe: str | Callable[[], str]) -> T:
         return wait_for(predicate, timeout_s, describe)
 
@@ -249,8 +257,14 @@ class ControlPlane:
         finally:
             connection.close()
 
+    @property
+    def _audit_log(self) -> Path:
+        return self.state_dir / "audit.log"
+
     def _start_api_server(self) -> None:
         pki = self._pki.folder
+        policy = self.state_dir / "audit-policy.yaml"
+        policy.write_text(audit.POLICY)
         argv: list[str | Path] = [
             self._programs().kube_apiserver,
             f"--etcd-servers=http://127.0.0.1:{_ETCD_PORT}",
@@ -267,6 +281,8 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki / 'service-accounts.pub'}",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self._audit_log}",
         ]
         self.processes.start(API_SERVER, argv)
         self._wait_ready()

@@ -184,7 +184,34 @@ class Host:
     def cable_plug(self, nic: str = "eth0") -> None:
         self._set_cable(nic, "up")
 
+    def card_remove(self, nic: str = "eth0") -> None:
+        """The network card is gone, with its addresses and routes, as when its driver is unloaded."""
+        self.run(["ip", "link", "delete", nic])
+
+    def card_insert(self, nic: str = "eth0") -> None:
+        """A card of this name is there again, the same MAC, plugged in and configured by the host's ifupdown."""
+        spec = next(each for each in self.spec.nics if each.name == nic)
+        mac = f" address {self.mac}" if spec == self.spec.nics[0] else ""
+        netns.ip_batch(
+            self.state.netns,
+            f"link add {spec.port} type veth peer name {nic}{mac} netns {self.pid}",
+            f"link set {spec.port} master {spec.bridge} up",
+        )
+        self.run(["ifup", "--force", nic])
+
     # --- work in it
+
+    def kernel_addresses(self) -> set[str]:
+        """On all its interfaces, by the kernel's word: also of a host that hangs. One that is off has none."""
+        leader = self.pid
+        if leader is None or not self.running:
+            return set()
+        asked = run(["nsenter", f"--net=/proc/{leader}/ns/net", "ip", "-json", "address", "show"], check=False)
+        if asked.returncode != 0:
+            if self.pid == leader and self.running:
+                raise FabricError(f"host {self.name}: its addresses cannot be read: {asked.stderr.strip()}")
+            return set()  # it went off meanwhile
+        return {info["local"] for link in json.loads(asked.stdout) for info in link["addr_info"] if "local" in info}
 
     def argv(self, argv: Sequence[str]) -> list[str]:
         """The outer command that runs `argv` as root in the host: in all its namespaces and in its control groups,

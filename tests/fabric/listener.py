@@ -82,6 +82,34 @@ def relapses(answers: Sequence[Answer], window_ms: float) -> list[tuple[Answer, 
     return found
 
 
+def duplicate_ms(answers: Sequence[Answer], *, silence_ms: float = 200.0) -> float:
+    """For how long two hosts or more spoke for one VIP at once, in all.
+
+    A host's run of answers goes from its first to its last; it is broken by `silence_ms` without one. What is counted
+    is the time in which two hosts are in their runs. Exact to the distance of the questions: a host whose last answer
+    is before another's first has none in common with it.
+    """
+    runs: list[tuple[float, float]] = []
+    by_mac: dict[str, list[float]] = {}
+    for each in answers:
+        by_mac.setdefault(each.mac, []).append(each.at_s)
+    for times in by_mac.values():
+        first = last = times[0]
+        for at_s in times[1:]:
+            if (at_s - last) * 1000 > silence_ms:
+                runs.append((first, last))
+                first = at_s
+            last = at_s
+        runs.append((first, last))
+    edges = sorted([(first, 1) for first, _ in runs] + [(last, -1) for _, last in runs])
+    twice_s, running, since_s = 0.0, 0, 0.0
+    for at_s, step in edges:
+        if running >= 2:
+            twice_s += at_s - since_s
+        running, since_s = running + step, at_s
+    return twice_s * 1000
+
+
 class Listener:
     """Records while its `with` block runs; what was recorded can be asked for at any time, also after it.
 

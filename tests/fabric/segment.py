@@ -7,6 +7,8 @@ listens there. Faults are dropped frames, by nftables in the bridge.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -18,6 +20,7 @@ from tests.fabric.state import LabState
 
 BRIDGE = "br0"
 CLIENT = "client"
+STRANGER = "stranger"
 V4_PREFIX_LEN = 24
 V6_PREFIX_LEN = 64
 SEGMENT_V4, SEGMENT_V6 = "198.51.100.1", "2001:db8:51::1"
@@ -104,8 +107,27 @@ class Segment:
             f"link set {name} up",
         )
 
+    @contextmanager
+    def stranger(self, *addresses: str) -> Iterator[None]:
+        """A machine that no claim names has these addresses (with prefix length), and says so when it comes up."""
+        lab, own = self.state.netns, self.state.stranger_netns
+        netns.create(own)
+        try:
+            netns.ip_batch(
+                lab,
+                f"link add {port(STRANGER)} type veth peer name eth0 netns {own}",
+                f"link set {port(STRANGER)} master {BRIDGE} up",
+            )
+            run(in_namespace(own, ["sysctl", "-qw", "net.ipv4.conf.eth0.arp_notify=1"]))
+            netns.ip_batch(own, *(f"address add {each} dev eth0" for each in addresses), "link set eth0 up")
+            yield
+        finally:
+            netns.ip_batch(lab, f"link delete {port(STRANGER)}")  # at once; a namespace takes its time to go
+            netns.delete(own)
+
     def down(self) -> None:
-        """Remove both namespaces and all that is in them; what is not there is fine."""
+        """Remove all namespaces and all that is in them; what is not there is fine."""
+        netns.delete(self.state.stranger_netns)
         netns.delete(self.state.client_netns)
         netns.delete(self.state.netns)
 

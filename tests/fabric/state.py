@@ -49,6 +49,11 @@ class LabState:
         return f"{self.name}-client"
 
     @property
+    def stranger_netns(self) -> str:
+        """A machine on the segment that is no host of ours; there while a test wants one."""
+        return f"{self.name}-stranger"
+
+    @property
     def private_key(self) -> Path:
         """Opens root's door on every host of the lab."""
         return self.folder / "ssh" / "id_ed25519"

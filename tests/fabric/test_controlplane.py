@@ -181,6 +181,26 @@ def test_a_kubeconfig_may_do_what_rbac_says_and_no_more(plane: ControlPlane, tmp
         plane.kubectl(name, "--namespace=default", "get", "secrets")
 
 
+def test_writes_of_agents_are_counted_and_nothing_else_is(plane: ControlPlane, tmp_path: Path) -> None:
+    began_at = time.time()
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(plane.kubeconfig_for("hostagent:node:h9", ["hostagent:nodes"]))
+    as_agent = f"--kubeconfig={kubeconfig}"
+    plane.apply(a_config_map("counted"))
+    with pytest.raises(KubectlError):
+        plane.kubectl(as_agent, "--namespace=default", "get", "services")
+    with pytest.raises(KubectlError):  # it may not, which is a request to the API server none the less
+        plane.kubectl(as_agent, "--namespace=default", "delete", "configmap", "counted")
+
+    wait_for(lambda: plane.agent_writes(began_at, time.time()), 5, "a line in the audit log")
+    [write] = plane.agent_writes(began_at, time.time())
+    assert (write.user, write.verb, write.resource, write.name, write.status) == (
+        *("hostagent:node:h9", "delete", "configmaps", "counted"),
+        403,
+    )
+    assert plane.agent_writes(0.0, began_at) == []
+
+
 def test_an_approved_signing_request_yields_a_working_identity(plane: ControlPlane, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name(

@@ -5,8 +5,8 @@ import struct
 import pytest
 
 from tests.fabric.capture import claim, question
-from tests.fabric.client import ping_result
-from tests.fabric.listener import Answer, Kind, double_answers, relapses
+from tests.fabric.client import by_address, ping_result
+from tests.fabric.listener import Answer, Kind, double_answers, duplicate_ms, relapses
 
 MAC = bytes.fromhex("02aabbccddee")
 
@@ -30,6 +30,12 @@ def test_an_answer_after_the_deadline_is_none() -> None:
     assert ping_result([0.00, 0.01], {0: 0.001, 1: 1.5}, deadline_ms=1000).lost == 1
 
 
+def test_pings_to_several_addresses_take_turns() -> None:
+    results = by_address(["a", "b"], [0.00, 0.01, 0.02, 0.03, 0.04], {0: 0.001, 2: 0.021, 3: 0.031, 4: 0.041})
+
+    assert {address: (result.sent, result.lost) for address, result in results.items()} == {"a": (3, 0), "b": (2, 1)}
+
+
 def said(*by: tuple[float, str]) -> list[Answer]:
     return [Answer(at_s=at, vip="198.51.100.64", mac=mac, host=mac, kind=Kind.REPLY) for at, mac in by]
 
@@ -46,6 +52,20 @@ def test_two_holders_relapse() -> None:
     both = said((0.00, "a"), (0.05, "a"), (0.051, "b"), (0.10, "a"), (0.101, "b"))
 
     assert [(new.mac, old.mac) for new, old in relapses(both, 100)] == [("b", "a"), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("answers", "twice_ms"),
+    [
+        ([], 0),
+        ([(0.00, "a"), (0.05, "a"), (0.06, "b"), (0.10, "b")], 0),  # a hand-over
+        ([(0.00, "a"), (0.05, "b"), (0.07, "a"), (0.10, "b")], 20),  # one that overlaps
+        ([(0.00, "a"), (0.05, "b"), (1.00, "a"), (1.05, "b")], 0),  # each time one, long after the other
+        ([(0.00, "a"), (0.00, "b"), (0.1, "a"), (0.1, "b"), (0.1, "c")], 100),
+    ],
+)
+def test_the_time_in_which_two_speak_for_an_address(answers: list[tuple[float, str]], twice_ms: float) -> None:
+    assert duplicate_ms(said(*answers)) == pytest.approx(twice_ms)
 
 
 def test_coming_back_later_is_no_relapse() -> None:

@@ -21,6 +21,7 @@ from tests.fabric.client import url_of
 from tests.fabric.fixtures import MakeLab
 from tests.fabric.hosts import PROJECT, Host
 from tests.fabric.lab import Lab
+from tests.fabric.listener import Kind
 from tests.fabric.processes import in_namespace
 from tests.fabric.segment import Direction, Loss, Partition
 from tests.fabric.state import LabState
@@ -130,6 +131,38 @@ def test_a_pulled_cable_is_a_lost_carrier(pair: Lab, h1: Host) -> None:
     wait_for(lambda: pair.client.pings(h1.addresses[0]), 10, "h1 is back on the wire")
 
 
+def test_a_card_taken_out_takes_its_addresses_along_and_comes_back_the_same(pair: Lab, h1: Host) -> None:
+    mac, addresses = h1.mac, set(h1.addresses)
+    assert addresses <= h1.kernel_addresses()
+    h1.card_remove()
+    assert not addresses & h1.kernel_addresses()
+
+    h1.card_insert()
+    assert addresses <= h1.kernel_addresses()
+    assert h1.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip() == mac
+    for address in h1.addresses:
+        wait_for(partial(pair.client.pings, address), 10, f"{address} is back on the wire")
+
+
+def test_the_addresses_of_a_hung_host_are_known_and_one_that_is_off_has_none(h1: Host) -> None:
+    hold(h1, VIP)
+    h1.hang()
+    assert VIP in h1.kernel_addresses()
+    h1.power_off()
+    assert h1.kernel_addresses() == set()
+
+
+def test_a_stranger_announces_and_answers_and_is_gone_without_trace(pair: Lab) -> None:
+    with pair.listening(ask=[VIP]) as listener:
+        with pair.segment.stranger(f"{VIP}/32"):
+            wait_for(lambda: {each.kind for each in listener.answers(VIP)} >= {Kind.GARP, Kind.REPLY}, 5, "it is there")
+        gone_at = time.monotonic()
+        time.sleep(0.3)  # the claim is about what does not come
+        assert {each.host for each in listener.answers(VIP)} == {"?"}
+        assert listener.answers(VIP, since_s=gone_at) == []
+    assert not netns.exists(pair.state.stranger_netns)
+
+
 def test_a_reboot_is_a_new_boot_of_the_same_machine(pair: Lab, h1: Host) -> None:
     before, mac = h1.pid, h1.mac
     h1.reboot()
@@ -170,6 +203,16 @@ def test_the_pinger_measures_how_long_an_address_was_away(pair: Lab, h1: Host, v
     assert len(pings.result.windows) == 1
     assert 400 < pings.result.longest_gap_ms < away_ms + 200  # a busy machine pings late, never wrongly
     drop(h1, vip)
+
+
+def test_the_pinger_tells_several_addresses_apart(pair: Lab, h1: Host) -> None:
+    hold(h1, VIP, VIP6)
+    with pair.client.pinging(VIP, VIP6) as pings:
+        drop(h1, VIP6)
+        time.sleep(0.3)  # a loss must have time to show
+    assert pings.results[VIP].lost == 0
+    assert pings.results[VIP6].lost > 5
+    drop(h1, VIP)
 
 
 def test_a_steady_address_loses_no_ping(pair: Lab) -> None:

@@ -298,3 +298,41 @@ def test_a_busy_bulk_lane_does_not_delay_a_renewal() -> None:
             await asyncio.gather(*stuck, return_exceptions=True)
 
     play(body())
+
+
+def test_a_watch_that_is_connected_anew_goes_on_from_where_it_was() -> None:
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            if "watch" in request.query:
+                return await events(request, then="silence", fake=fake)
+            return listing("7", item("a", "1"))
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+
+            async def twice() -> None:
+                await until(lambda: len(fake.seen) == 2)
+                watcher.informer.reconnect()
+                await until(lambda: len(fake.seen) == 3)
+
+            await beside(watcher.run(), twice)
+            assert [query.get("watch") for _, _, query in fake.seen] == [None, "1", "1"]
+            assert fake.seen[2][2]["resourceVersion"] == "7"
+            assert watcher.told == [("a", "1")]
+
+    play(body())
+
+
+def test_asking_to_connect_anew_before_anything_is_connected_is_fine() -> None:
+    async def body() -> None:
+        async def script(request: web.Request) -> web.StreamResponse:
+            if "watch" in request.query:
+                return await events(request, then="silence", fake=fake)
+            return listing("7", item("a", "1"))
+
+        async with serve(script) as fake, api_at(fake.url) as api:
+            watcher = Watcher(api)
+            watcher.informer.reconnect()
+            await beside(watcher.run(), lambda: until(lambda: watcher.told == [("a", "1")]))
+
+    play(body())

@@ -45,6 +45,11 @@ def of(api: Api, node: NodeName = H1, *, timeout_s: float = 2.0) -> Leases:
     return Leases(api, namespace="default", node=node, timeout_s=timeout_s)
 
 
+def like(read: Session, other: Session) -> Session:
+    """The session as read, but for the moment when it was seen: to be compared."""
+    return replace(read, seen_at=other.seen_at)
+
+
 def test_a_session_is_created_renewed_and_ended(plane: ControlPlane, kubeconfig: Kubeconfig) -> None:
     async def body(api: Api) -> None:
         leases = of(api)
@@ -68,15 +73,148 @@ def test_a_session_is_created_renewed_and_ended(plane: ControlPlane, kubeconfig:
     play(kubeconfig, body)
 
 
-def test_a_rivals_note_on_a_session_does_not_stop_its_renewal(plane: ControlPlane, kubeconfig: Kubeconfig) -> None:
+def test_a_suspicion_is_noted_and_changes_nothing_else(kubeconfig: Kubeconfig) -> None:
     async def body(api: Api) -> None:
-        leases = of(api)
-        _, session = await leases.renew_session(a_session("s2"))
+        _, session = await of(api).renew_session(replace(a_session("s2"), draining=True))
         assert session is not None
-        plane.kubectl("annotate", "lease", "host.s2", "hostagent.io/suspected-by=h9")
+        outcome, noted = await of(api, H2).suspect(session, by=H2)
+        assert outcome is Write.WON
+        assert noted is not None
+        assert noted.resource_version != session.resource_version
+        wanted = replace(session, suspected_by=H2, resource_version=noted.resource_version)
+        assert like(noted, session) == wanted
+        read = await of(api, H2).read_session(NodeName("s2"))
+        assert read is not None
+        assert like(read, noted) == noted
+
+    play(kubeconfig, body)
+
+
+def test_a_suspicion_of_what_has_changed_since_is_lost(kubeconfig: Kubeconfig) -> None:
+    """The API server refuses a merge patch that carries another resourceVersion than the present one."""
+
+    async def body(api: Api) -> None:
+        leases, rival = of(api), of(api, H2)
+        _, session = await leases.renew_session(a_session("s4"))
+        assert session is not None
+        _, renewed = await leases.renew_session(session)
+        assert renewed is not None
+        outcome, found = await rival.suspect(session, by=H2)
+        assert outcome is Write.LOST
+        assert found is not None
+        assert like(found, renewed) == renewed
+        assert (await of(api, H1).suspect(renewed, by=H1))[0] is Write.WON
+        outcome, found = await rival.suspect(renewed, by=H2)
+        assert outcome is Write.LOST
+        assert found is not None
+        assert found.suspected_by == H1
+        assert await rival.suspect(a_session("s5"), by=H2) == (Write.LOST, None)
+
+    play(kubeconfig, body)
+
+
+@pytest.mark.parametrize("notes", [1, 2], ids=["one-rival", "two-rivals"])
+def test_a_renewal_takes_notes_off_also_when_it_did_not_know_of_them(kubeconfig: Kubeconfig, notes: int) -> None:
+    async def body(api: Api) -> None:
+        leases, node = of(api), f"s6-{notes}"
+        _, session = await leases.renew_session(a_session(node))
+        noted = session
+        for rival in (H1, H2)[:notes]:
+            assert noted is not None
+            _, noted = await of(api, rival).suspect(noted, by=rival)
+        assert session is not None
         outcome, renewed = await leases.renew_session(session)
         assert outcome is Write.WON
         assert renewed is not None
+        read = await leases.read_session(NodeName(node))
+        assert read is not None
+        assert like(read, renewed) == renewed
+        assert read.suspected_by is None
+        assert read.renewed != session.renewed
+
+    play(kubeconfig, body)
+
+
+def test_a_note_that_lands_before_a_renewal_is_read_back_is_not_another_instance(
+    plane: ControlPlane, kubeconfig: Kubeconfig, line: Line
+) -> None:
+    async def body(api: Api) -> None:
+        leases = of(api)
+        _, session = await leases.renew_session(a_session("s7"))
+        assert session is not None
+        line.swallow_replies.set()
+        renewal = asyncio.create_task(leases.renew_session(session))
+        await asyncio.sleep(0.3)  # long enough to be carried out, shorter than the renewal waits
+        plane.kubectl("annotate", "lease", "host.s7", "hostagent.io/suspected-by=h9")
+        line.cut()
+        line.swallow_replies.clear()
+        outcome, renewed = await renewal
+        assert outcome is Write.WON
+        assert renewed is not None
+        assert (renewed.instance, renewed.suspected_by) == (session.instance, None)
+        read = await leases.read_session(NodeName("s7"))
+        assert read is not None
+        assert like(read, renewed) == renewed
+
+    play(kubeconfig, body)
+
+
+def test_a_note_on_a_session_that_just_ended_leaves_it_ended(
+    plane: ControlPlane, kubeconfig: Kubeconfig, line: Line
+) -> None:
+    async def body(api: Api) -> None:
+        leases = of(api)
+        _, session = await leases.renew_session(a_session("s8"))
+        assert session is not None
+        line.swallow_replies.set()
+        farewell = asyncio.create_task(leases.end_session(session))
+        await asyncio.sleep(0.3)
+        plane.kubectl("annotate", "lease", "host.s8", "hostagent.io/suspected-by=h9")
+        line.cut()
+        line.swallow_replies.clear()
+        assert (await farewell)[0] is Write.WON
+        read = await leases.read_session(NodeName("s8"))
+        assert read is not None
+        assert (read.ended, read.suspected_by) == (True, None)
+
+    play(kubeconfig, body)
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["readable-again", "still-silent"])
+def test_a_suspicion_without_a_reply_is_read_back(kubeconfig: Kubeconfig, line: Line, comes_back: bool) -> None:
+    async def body(api: Api) -> None:
+        leases = of(api)
+        _, session = await leases.renew_session(a_session(f"s10-{comes_back}".lower()))
+        assert session is not None
+        assert await leases.read_claim(IPv4Address("198.51.100.79")) is None  # the connection is there
+        line.swallow_replies.set()
+        note = asyncio.create_task(leases.suspect(session, by=H2))
+        if comes_back:
+            await asyncio.sleep(0.3)
+            line.cut()
+            line.swallow_replies.clear()
+        outcome, found = await note
+        line.swallow_replies.clear()
+        if comes_back:
+            assert outcome is Write.WON
+            assert found is not None
+            assert found.suspected_by == H2
+        else:
+            assert (outcome, found) == (Write.UNKNOWN, None)
+
+    play(kubeconfig, body)
+
+
+def test_reading_for_a_decision_waits_no_longer_than_told(kubeconfig: Kubeconfig, line: Line) -> None:
+    async def body(api: Api) -> None:
+        leases = of(api)
+        await leases.read_claim(IPv4Address("198.51.100.79"))
+        line.swallow_replies.set()
+        async with asyncio.timeout(1.0):
+            with pytest.raises(EdgeError, match="no answer in time"):
+                await leases.read_session(H2, timeout_s=0.1)
+            with pytest.raises(EdgeError, match="no answer in time"):
+                await leases.read_claim(IPv4Address("198.51.100.79"), timeout_s=0.1)
 
     play(kubeconfig, body)
 

@@ -147,6 +147,60 @@ def test_a_thousand_vips_are_probed_in_common(host: Host, client: Host) -> None:
     host.run(main)
 
 
+def test_vips_and_witnesses_are_asked_in_common(segment: Segment, host: Host, client: Host) -> None:
+    """VIPs of a dead host, and other hosts' own addresses: if these are silent too, it is the asker who is alone."""
+    third = segment.host()
+    silent: list[IP] = [ip_address("198.18.0.0") + n for n in range(100)]
+    silent += [ip_address("2001:db8:0:1::") + n for n in range(100)]
+    witnesses = {ip_address(f"192.0.2.{h.number}"): h.mac for h in (client, third)}
+    witnesses |= {ip_address(f"2001:db8::{h.number}"): h.mac for h in (client, third)}
+
+    async def main() -> None:
+        async with neighbors(host) as edge:
+            answers = await edge.probe([*silent, *witnesses], host.interface)
+            assert answers == {**dict.fromkeys(silent, None), **witnesses}
+
+    host.run(main)
+
+
+@BOTH
+def test_defending_is_one_announcement_and_what_provoked_it_is_counted(host: Host, client: Host, vip: IP) -> None:
+    async def rival() -> None:
+        async with neighbors(client) as edge:
+            edge.announce(vip, client.interface)
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        heard: list[Heard] = []
+        async with neighbors(host, heard) as edge:
+            edge.announce(vip, host.interface)
+            await asyncio.sleep(0.3)  # 0, 50 and 200 ms; the next is due after 1 s
+            await asyncio.to_thread(client.run, rival)
+            await asyncio.sleep(0.01)
+            assert edge.counters.foreign == len(heard) > 0
+            sent = edge.counters.sent
+            edge.defend(vip)
+            assert edge.counters.sent == sent + (2 if vip.version == 4 else 1)
+            edge.silence(vip)
+            edge.defend(vip)
+            assert edge.counters.sent == sent + (2 if vip.version == 4 else 1)
+
+    host.run(main)
+
+
+def test_defending_on_a_dead_link_is_counted(host: Host) -> None:
+    async def main() -> None:
+        async with neighbors(host) as edge:
+            edge.announce(V4, host.interface)
+            await asyncio.sleep(0.01)
+            host.sh("ip", "link", "set", "eth0", "down")
+            failed = edge.counters.failed
+            edge.defend(V4)
+            assert edge.counters.failed == failed + 1
+
+    host.run(main)
+
+
 def test_answers_that_came_while_the_loop_stood_still_count(host: Host, client: Host) -> None:
     """A verdict of silence after a stall would be about our own deafness."""
     give(client, V4)

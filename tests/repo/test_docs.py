@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from hostagent.core.candidates import WhyNot
 from hostagent.core.config.objects import KINDS
-from hostagent.edges.hostconfig import HostConfig, KubernetesConfig, LogConfig, SessionConfig
+from hostagent.edges.hostconfig import HostConfig, KubernetesConfig, LogConfig, MetricsConfig, SessionConfig
+from hostagent.model.names import InterfaceName
 from hostagent.model.ownership import Why
+from hostagent.telemetry.metrics import families
+from tests.unit.builders import a_snapshot
 
 ROOT = Path(__file__).parents[2]
 OURS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**/*.md", "roles/*/README.md")
@@ -120,8 +124,20 @@ def test_every_field_of_the_status_document_is_explained() -> None:
     assert {reason.value for reason in (*Why, *WhyNot)} <= set(re.findall(r"`([a-z-]+)`", section))
 
 
+def test_every_metric_is_explained_and_none_is_made_up() -> None:
+    text = (ROOT / "docs" / "operate.md").read_text()
+    section = text[text.index("## Metrics") : text.index("## Journal")]
+    table, _, alerts = section.partition("### What to alert on")
+    snapshot = a_snapshot(moves={Why.FREE: 1}, held={ip_address("198.51.100.64"): InterfaceName("eth0")})
+    samples = [sample for family in families(snapshot) for sample in family.samples]
+    rows = re.finditer(r"^\| `(?P<name>hostagent_\w+)(?:\{(?P<labels>[\w, ]+)\})?` \|", table, re.MULTILINE)
+    explained = {row["name"]: set((row["labels"] or "").split(", ")) - {""} for row in rows}
+    assert explained == {sample.name: set(sample.labels) for sample in samples}
+    assert set(re.findall(r"hostagent_\w+", alerts)) <= explained.keys()
+
+
 def test_every_key_of_the_host_configuration_and_every_kind_is_explained() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
-    structs = (HostConfig, KubernetesConfig, SessionConfig, LogConfig)
+    structs = (HostConfig, KubernetesConfig, SessionConfig, LogConfig, MetricsConfig)
     keys = {name for struct in structs for name in struct.__struct_fields__} | set(KINDS)
     assert [key for key in keys if f"`{key}`" not in text and f"`[{key}]`" not in text] == []

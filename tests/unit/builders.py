@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
@@ -25,6 +26,7 @@ from hostagent.model.cluster import (
 )
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName, ServiceKey
 from hostagent.model.ownership import Claim, Segment, Session
+from hostagent.telemetry.metrics import Snapshot
 
 CLUSTER_IPS = {Family.V4: ip_address("10.96.0.1"), Family.V6: ip_address("fd00:96::1")}
 V4, V6 = (Family.V4,), (Family.V6,)
@@ -137,6 +139,20 @@ def a_claim(holder: str | None, *, predecessor: str | None = None, version: int 
 
 def serving_on(*nodes: str) -> Endpoints:
     return Endpoints(serving=True, nodes=frozenset(map(NodeName, nodes)))
+
+
+def a_snapshot(**fields: Any) -> Snapshot:
+    ordinary: dict[str, Any] = {
+        "node": NodeName("h1"),
+        "version": "1.2.3",
+        "held": {},
+        "moves": {},
+        "claim_writes": {},
+        "api_reachable": True,
+        "session_renewed_ago_s": 2.0,
+    }
+    zero = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
+    return Snapshot(**zero | ordinary | fields)
 
 
 def texts(addresses: Iterable[IP]) -> tuple[str, ...]:

@@ -474,3 +474,55 @@ def test_a_burst_of_ten_thousand_is_linear() -> None:
 def test_single_stack_is_the_default_policy() -> None:
     assert a_service().family_policy is FamilyPolicy.SINGLE
     assert a_key("x") == ServiceKey("default", "x")
+
+
+STRANGER = "02:00:00:00:00:99 (no host of ours)"
+
+
+def aside(ledger: Ledger, *addresses: str) -> Ledger:
+    for ip in addresses:
+        ledger.set_aside(ip_address(ip), STRANGER)
+    return ledger
+
+
+def test_an_address_that_is_set_aside_is_passed_over_until_it_is_put_back() -> None:
+    ledger = aside(a_ledger(FOUR), A)
+    assert decided(ledger, a_service("a")) == (ASSIGN, (B,))
+    ledger.put_back(ip_address(A))
+    assert decided(ledger, a_service("b")) == (ASSIGN, (A,))
+
+
+def test_who_has_an_address_keeps_it_when_it_is_set_aside() -> None:
+    service = a_service(has=[A])
+    ledger = aside(a_ledger(FOUR, services=[service]), A)
+    assert decided(ledger, service) == (KEEP, (A,))
+    asked = asks(A, has=[A])
+    assert decided(ledger, asked) == (KEEP, (A,))
+
+
+def test_nobody_comes_to_share_an_address_that_is_set_aside() -> None:
+    ledger = aside(a_ledger(FOUR, services=[shares("a", has=[A])]), A)
+    assert decided(ledger, shares("b", ports=HTTPS)) == (ASSIGN, (B,))
+
+
+def test_an_address_asked_for_that_is_set_aside_is_waited_for_by_name() -> None:
+    ledger = aside(a_ledger(FOUR), C)
+    decision = ledger.decide(asks(C))
+    assert (decision.outcome, texts(decision.waits_for), decision.event) == (PENDING, (C,), "AllocationFailed")
+    assert f"{C} asked for, but {STRANGER} answers for it" in decision.message
+    ledger.put_back(ip_address(C))
+    assert decided(ledger, asks(C)) == (ASSIGN, (C,))
+
+
+def test_what_works_stays_while_a_stranger_has_what_is_asked_for() -> None:
+    service = asks(C, has=[B])
+    decision = aside(a_ledger(FOUR, services=[service]), C).decide(service)
+    assert (decision.outcome, texts(decision.addresses), texts(decision.waits_for)) == (KEEP, (B,), (C,))
+    assert decision.event == "LoadBalancerFailed"
+
+
+def test_exhaustion_by_strangers_is_told_as_such() -> None:
+    ledger = aside(a_ledger(a_pool("two", A + "/31"), services=[a_service("a", has=[A])]), A, B)
+    decision = ledger.decide(a_service("b"))
+    assert decision.outcome is PENDING
+    assert "no free IPv4 address in two (1 set aside, as other machines answer for them)" in decision.message

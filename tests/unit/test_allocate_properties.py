@@ -203,6 +203,39 @@ def test_through_any_life_of_a_cluster(
             assert fresh.decide(service).outcome is Outcome.PENDING
 
 
+ALL_ADDRESSES = tuple(sorted({each.first + n for each in map(a_range, RANGES) for n in range(2)}, key=str))
+
+
+@given(config=pools(), cluster=clusters(), data=st.data())
+@settings(max_examples=1000, deadline=None)
+def test_what_is_set_aside_is_given_to_nobody_and_kept_by_who_has_it(
+    config: tuple[Pool, ...], cluster: Cluster, data: st.DataObject
+) -> None:
+    ledger = started(config, cluster)
+    before = dict(cluster)
+    aside = data.draw(st.sets(st.sampled_from(ALL_ADDRESSES)))
+    for ip in aside:
+        ledger.set_aside(ip, "a stranger")
+    settle(ledger, cluster)
+    assert cluster == before, "who is in order stays, whatever is set aside"
+    for service in data.draw(st.lists(services(), max_size=3)):
+        cluster[service.key] = replace(service, assigned=())
+        ledger.note(cluster[service.key])
+        given = set(ledger.decide(cluster[service.key]).addresses)
+        assert not given & aside
+        cluster[service.key] = replace(service, assigned=tuple(map(str, given)))
+    for ip in aside:
+        ledger.put_back(ip)
+    settle(ledger, cluster)
+    check(config, cluster)
+    waiting = [service for service in cluster.values() if not service.assigned]
+    fresh = Ledger(config=ledger.config)
+    for service in cluster.values():
+        fresh.note(service)
+    for service in waiting:
+        assert fresh.decide(service).outcome is Outcome.PENDING, "what was put back is found again"
+
+
 POOL = a_pool("p", "198.51.100.254-198.51.101.3", "192.0.2.0/30", avoid_buggy_ips=True)
 PLAIN = replace(POOL, avoid_buggy_ips=False)
 ALL = [each.first + i for each in POOL.ranges for i in range(int(each.last) - int(each.first) + 1)]

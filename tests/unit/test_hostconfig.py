@@ -26,9 +26,11 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path, monkeypatch: pytest.Mo
     assert config == HostConfig(node="rack1-h1.example.org")
     assert (config.namespace, config.load_balancer_class, config.allocator) == ("metallb-system", "", True)
     assert (config.hang_timeout_s, config.session.duration_s, config.session.renew_s) == (10, 15.0, 5.0)
+    assert (config.on_api_loss, config.on_cordon, config.preempt_delay_s) == ("hold", "keep", 30.0)
     assert config.kubernetes.kubeconfig == "/etc/hostagent/kubeconfig"
     assert config.kubernetes.servers == ()
     assert config.log.level == "info"
+    assert config.metrics.endpoint == ("127.0.0.1", 7474)
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -41,6 +43,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             load_balancer_class = "example.com/lb"
             allocator = false
             hang_timeout_s = 5
+            on_api_loss = "fence"
+            on_cordon = "drain"
+            preempt_delay_s = 0
             [kubernetes]
             kubeconfig = "/k"
             servers = ["https://192.0.2.1:6443"]
@@ -49,13 +54,33 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             renew_s = 4.5
             [log]
             level = "debug"
+            [metrics]
+            listen = "[2001:db8::1]:9100"
             """,
         )
     )
     assert (config.node, config.namespace, config.load_balancer_class) == ("h1", "lb", "example.com/lb")
     assert (config.allocator, config.hang_timeout_s) == (False, 5)
+    assert (config.on_api_loss, config.on_cordon, config.preempt_delay_s) == ("fence", "drain", 0.0)
     assert (config.kubernetes.kubeconfig, config.kubernetes.servers) == ("/k", ("https://192.0.2.1:6443",))
     assert (config.session.duration_s, config.session.renew_s, config.log.level) == (20.0, 4.5, "debug")
+    assert config.metrics.endpoint == ("2001:db8::1", 9100)
+
+
+def test_metrics_can_be_turned_off(tmp_path: Path) -> None:
+    assert load(written(tmp_path, 'node = "h1"\n[metrics]\nlisten = ""')).metrics.endpoint is None
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "7474", ":7474", "localhost:7474", "192.0.2.1", "::1:7474", "[::1]", "[192.0.2.1]:1", "192.0.2.1:0",
+        "192.0.2.1:65536", "192.0.2.1: 7",
+    ],
+)  # fmt: skip
+def test_where_metrics_cannot_be_listened_at_is_told(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match=r'metrics\.listen: ".*" is not an address and a port, such as'):
+        load(written(tmp_path, f'[metrics]\nlisten = "{listen}"'))
 
 
 def test_an_empty_node_means_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +102,17 @@ def test_a_host_name_that_no_node_can_have_is_told(tmp_path: Path, monkeypatch: 
         pytest.param(
             "[session]\nduration = 9", ["session.duration: unknown key", "duration_s, renew_s"], id="in-table"
         ),
-        pytest.param("[sessions]", ["sessions: unknown key", "kubernetes, session, log"], id="unknown-table"),
+        pytest.param("[sessions]", ["sessions: unknown key", "kubernetes, session, log, metrics"], id="unknown-table"),
         pytest.param("node = 'H_1'", ["node must be a Node's name", "lower-case"], id="node"),
         pytest.param("namespace = ''", ["namespace must be a namespace's name"], id="namespace"),
         pytest.param("allocator = 'yes'", ["allocator: Expected `bool`, got `str`"], id="bool"),
         pytest.param("hang_timeout_s = 2", ["hang_timeout_s: Expected `int` >= 3"], id="too-short"),
         pytest.param("hang_timeout_s = 601", ["hang_timeout_s: Expected `int` <= 600"], id="too-long"),
         pytest.param("hang_timeout_s = 9.5", ["hang_timeout_s: Expected `int`, got `float`"], id="whole-seconds"),
+        pytest.param("on_api_loss = 'drop'", ["on_api_loss: Invalid enum value 'drop'"], id="on-api-loss"),
+        pytest.param("on_cordon = true", ["on_cordon: Expected `str`, got `bool`"], id="on-cordon"),
+        pytest.param("preempt_delay_s = -1", ["preempt_delay_s: Expected `float` >= 0"], id="preempt-delay"),
+        pytest.param("preempt_delay_s = 3601", ["preempt_delay_s: Expected `float` <= 3600"], id="preempt-delay-long"),
         pytest.param("session = 9", ["session: Expected `object`, got `int`"], id="no-table"),
         pytest.param("[session]\nrenew_s = 0", ["session.renew_s: Expected `float` > 0"], id="zero"),
         pytest.param("[session]\nduration_s = inf", ["session.duration_s: Expected `float` <= 3600"], id="infinite"),

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from hostagent.core.candidates import Candidate, Ranking
+from hostagent.core.hosts import RETRY_S
 from hostagent.core.judge import (
     HAND_OVER_S,
     PROBE_AGAIN_S,
@@ -19,7 +20,8 @@ from hostagent.core.judge import (
     View,
     judge,
 )
-from hostagent.core.ownership import CATCH_UP_S, RETRY_S, STALL_S, Ownership
+from hostagent.core.ownership import STALL_S, Ownership
+from hostagent.core.situation import CATCH_UP_S
 from hostagent.model.names import Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     AddAddress,
@@ -221,6 +223,13 @@ ANOTHERS = [
         "waits for its successor",
         replace(STANDBY, claim=HANDED, held=True),
         Why.HANDED_OVER,
+        Probe,
+        wake_at=99.9 + HAND_OVER_S,
+    ),
+    row(
+        "waits for its successor and has asked for it",
+        replace(STANDBY, claim=HANDED, held=True, probing=True),
+        Why.HANDED_OVER,
         wake_at=99.9 + HAND_OVER_S,
     ),
     row(
@@ -326,7 +335,7 @@ def test_a_probe_that_failed_is_asked_for_again_after_a_pause() -> None:
     agent.turn(Instant(0))
     agent.probe_failed(VIP, Instant(0.1))
     assert agent.turn(Instant(0.2)) == []
-    assert agent.next_wake() == pytest.approx(0.1 + RETRY_S)
+    assert agent.next_wake(Instant(0.1)) == pytest.approx(0.1 + RETRY_S)
     assert [type(act) for act in agent.turn(Instant(0.1 + RETRY_S))] == [Probe]
 
 
@@ -398,7 +407,7 @@ def test_after_an_outage_of_the_api_every_vip_is_looked_at_again() -> None:
     assert verdict.wake_at is None
     agent.session_seen(ME, a_session(ME, seen_at=40, resource_version="2"), Instant(40))
     agent.turn(Instant(40))
-    assert agent.next_wake() == Instant(40 + 15)
+    assert agent.next_wake(Instant(40)) == Instant(40 + 15)
 
 
 def test_whoever_begins_to_sweep_looks_at_what_is_unwanted() -> None:
@@ -430,5 +439,5 @@ def test_nothing_is_remembered_of_a_vip_that_is_gone() -> None:
     agent.ranking_is(VIP, None)
     agent.turn(Instant(1))
     assert agent.verdict(VIP) is None
-    agent.heard(VIP, Instant(2))
+    agent.heard(VIP, MAC, OTHER, Instant(2))
     assert agent.verdict(VIP) is None

@@ -17,6 +17,7 @@ from hostagent.edges.kube.lease_objects import (
     claim_name,
     claim_object,
     session_object,
+    suspicion_patch,
     to_claim,
     to_lease,
     to_segments,
@@ -37,6 +38,7 @@ SESSION = Session(
     node=NodeName("h1.example.com"),
     instance="boot-1",
     resource_version="7",
+    renewed="t",
     seen_at=NOW,
     duration_s=15.0,
     version="1.2.3",
@@ -60,7 +62,7 @@ def test_other_names_are_no_claims(name: str) -> None:
     assert vip_of(name) is None
 
 
-@pytest.mark.parametrize("session", [SESSION, replace(SESSION, segments=(), allocator=True)])
+@pytest.mark.parametrize("session", [SESSION, replace(SESSION, segments=(), allocator=True, draining=True)])
 def test_a_session_survives_the_round_trip(session: Session) -> None:
     lease = to_lease(json.dumps(session_object(session, writer="w", renew_time="t")).encode())
     assert lease.name == "host.h1.example.com"
@@ -74,6 +76,16 @@ def test_an_ended_session_names_no_holder() -> None:
     back = to_session(to_lease(json.dumps(made).encode()), seen_at=NOW)
     assert back.ended
     assert back.node == SESSION.node
+
+
+def test_a_rivals_note_is_read_and_never_written_by_the_host_itself() -> None:
+    made = session_object(replace(SESSION, suspected_by=NodeName("h2")), writer="w", renew_time="t")
+    assert to_session(to_lease(json.dumps(made).encode()), seen_at=NOW) == SESSION
+    patch = suspicion_patch(NodeName("h2"), expected_version="7")
+    assert patch == {"metadata": {"resourceVersion": "7", "annotations": {"hostagent.io/suspected-by": "h2"}}}
+    made["metadata"]["annotations"] |= patch["metadata"]["annotations"]
+    noted = to_session(to_lease(json.dumps(made).encode()), seen_at=NOW)
+    assert noted == replace(SESSION, suspected_by=NodeName("h2"))
 
 
 def test_a_duration_is_never_rounded_down() -> None:

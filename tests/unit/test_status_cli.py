@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hostagent.agent import control
+from hostagent.cli import client
+from tests.unit.sockets import an_agents_socket
 
 cli = importlib.import_module("hostagent.cli.status")  # the package has its command under the same name
 WIDTH = 100
@@ -77,24 +76,8 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-@contextmanager
-def an_agent(path: Path, answer: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """The agent's own server, in a loop of its own."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(control.serve(path, answer))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 def asked(path: Path, *options: str, document: dict[str, Any] = DOCUMENT) -> Result:
-    with an_agent(path, lambda: document):
+    with an_agents_socket(path, lambda: document):
         result = CliRunner(env={"COLUMNS": str(WIDTH)}).invoke(cli.status, ["--socket", str(path), *options])
     assert result.exit_code == 0, result.output
     return result
@@ -143,38 +126,38 @@ def test_durations_have_two_figures_of_use(seconds: float, text: str) -> None:
 
 def test_no_socket_means_down(path: Path) -> None:
     result = CliRunner().invoke(cli.status, ["--socket", str(path)])
-    assert result.exit_code == cli.EXIT_DOWN
+    assert result.exit_code == client.AgentDownError.exit_code
     assert "the agent cannot be asked" in result.stderr
     assert "systemctl status hostagent" in result.stderr
     assert result.stdout == ""
 
 
 def test_a_socket_that_nobody_listens_on_means_down(path: Path) -> None:
-    with an_agent(path, lambda: DOCUMENT):
+    with an_agents_socket(path, lambda: DOCUMENT):
         left = path.with_name("left")
         left.hardlink_to(path)
     result = CliRunner().invoke(cli.status, ["--socket", str(left)])
-    assert result.exit_code == cli.EXIT_DOWN
+    assert result.exit_code == client.AgentDownError.exit_code
     assert "Connection refused" in result.stderr
 
 
 def test_an_agent_that_hangs_is_told_from_one_that_is_down(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.05)
     released = threading.Event()
 
     def hang() -> dict[str, Any]:
         released.wait(5)
         return DOCUMENT
 
-    with an_agent(path, hang):
+    with an_agents_socket(path, hang):
         result = CliRunner().invoke(cli.status, ["--socket", str(path)])
         released.set()
-    assert result.exit_code == cli.EXIT_DOWN
+    assert result.exit_code == client.AgentDownError.exit_code
     assert "it may hang" in result.stderr
 
 
 def test_every_local_user_may_ask_and_nothing_is_left_behind(path: Path) -> None:
     path.write_text("left by an earlier life")
-    with an_agent(path, lambda: DOCUMENT):
+    with an_agents_socket(path, lambda: DOCUMENT):
         assert path.stat().st_mode & 0o777 == 0o666
     assert not path.exists()

@@ -112,6 +112,8 @@ class Informer(Generic[K, T]):
         self._now = now
         self._chance = chance
         self._version = ""
+        self._stream: asyncio.Future[None] | None = None
+        self._reconnecting = False
 
     async def run(
         self, on_change: Callable[[K, T | None], object], on_sync: Callable[[], object] | None = None
@@ -131,11 +133,26 @@ class Informer(Generic[K, T]):
                     if on_sync is not None:
                         on_sync()
                     started = self._now()
-                await self._watch(on_change)
+                self._stream = asyncio.ensure_future(self._watch(on_change))
+                await self._stream
             except ApiError as error:
                 wait_s = self._after(error, first=not failures)
+            except asyncio.CancelledError:
+                if not self._reconnecting:
+                    raise
+                log.debug("%s: asked to connect anew, going on from version %s", self.path, self._version)
+            finally:
+                self._reconnecting = False
+                if self._stream is not None:
+                    self._stream.cancel()
             failures = 0 if self._now() - started >= STEADY_S else failures + 1
             await asyncio.sleep(max(wait_s, delay_s(failures, self._chance())))
+
+    def reconnect(self) -> None:
+        """Drop the present watch and go on from where it was, over another connection: it tells nothing any more."""
+        if self._stream is not None and not self._stream.done():
+            self._reconnecting = True
+            self._stream.cancel()
 
     async def _list(self, on_change: Callable[[K, T | None], object]) -> None:
         """Read everything, page by page, then report the difference to what was known."""

@@ -19,12 +19,17 @@ VERSION = PREFIX + "version"
 SEGMENTS = PREFIX + "segments"
 MAY_ALLOCATE = PREFIX + "may-allocate"
 PREDECESSOR = PREFIX + "predecessor"
+REPLACED = PREFIX + "replaced"
+"""Whose silence the holder took the VIP for."""
 SERVICES = PREFIX + "services"
 INTERFACE = PREFIX + "interface"
 MAC = PREFIX + "mac"
 WHY = PREFIX + "why"
 WRITTEN_BY = PREFIX + "written-by"
 """Which writer (node and process) wrote the present content: how a write whose reply was lost is known again."""
+SUSPECTED_BY = PREFIX + "suspected-by"
+"""On a session: who found its host's VIPs silent. Written by that other host, taken off by the next renewal."""
+DRAINING = PREFIX + "draining"
 KIND_LABEL = PREFIX + "kind"
 
 
@@ -107,19 +112,29 @@ def to_session(lease: Lease, *, seen_at: Instant) -> Session:
         node=NodeName(node or lease.name.removeprefix(SESSION_PREFIX)),
         instance=instance,
         resource_version=lease.resource_version,
+        renewed=lease.renew_time,
         seen_at=seen_at,
         duration_s=lease.duration_s,
         version=lease.annotations.get(VERSION, ""),
         segments=to_segments(lease.annotations.get(SEGMENTS, "")),
         allocator=lease.annotations.get(MAY_ALLOCATE, "true") == "true",
+        draining=lease.annotations.get(DRAINING) == "true",
+        suspected_by=suspecter(lease),
     )
 
 
+def suspecter(lease: Lease) -> NodeName | None:
+    """Who noted in this session that its host's VIPs are silent."""
+    by = lease.annotations.get(SUSPECTED_BY)
+    return NodeName(by) if by else None
+
+
 def to_claim(lease: Lease, *, seen_at: Instant) -> Claim:
-    predecessor = lease.annotations.get(PREDECESSOR)
+    predecessor, replaced = lease.annotations.get(PREDECESSOR), lease.annotations.get(REPLACED)
     return Claim(
         holder=NodeName(lease.holder) if lease.holder else None,
         predecessor=NodeName(predecessor) if predecessor else None,
+        replaced=NodeName(replaced) if replaced else None,
         resource_version=lease.resource_version,
         transitions=lease.transitions,
         seen_at=seen_at,
@@ -148,7 +163,10 @@ def from_segments(segments: Iterable[Segment]) -> str:
 
 
 def session_object(session: Session, *, writer: str, renew_time: str) -> dict[str, Any]:
-    """The Lease of a session. An ended one names no holder, so that people see it and others need not wait for it."""
+    """The Lease of a session, as its host writes it: without any rival's note.
+
+    An ended one names no holder, so that people see it and others need not wait for it.
+    """
     spec: dict[str, Any] = {
         "leaseDurationSeconds": max(1, math.ceil(session.duration_s)),
         "renewTime": renew_time,
@@ -161,7 +179,14 @@ def session_object(session: Session, *, writer: str, renew_time: str) -> dict[st
         MAY_ALLOCATE: "true" if session.allocator else "false",
         WRITTEN_BY: writer,
     }
+    if session.draining:
+        annotations[DRAINING] = "true"
     return _object(session_name(session.node), "session", session.resource_version, annotations, spec)
+
+
+def suspicion_patch(by: NodeName, *, expected_version: str) -> dict[str, Any]:
+    """A merge patch (RFC 7396) that notes `by` in a session, and nothing else, if it is still of that version."""
+    return {"metadata": {"resourceVersion": expected_version, "annotations": {SUSPECTED_BY: by}}}
 
 
 def claim_object(
@@ -169,6 +194,7 @@ def claim_object(
     *,
     holder: NodeName | None,
     predecessor: NodeName | None,
+    replaced: NodeName | None = None,
     expected_version: str,
     transitions: int,
     writer: str,
@@ -182,6 +208,8 @@ def claim_object(
     annotations = {**notes, WRITTEN_BY: writer}
     if predecessor is not None:
         annotations[PREDECESSOR] = predecessor
+    if replaced is not None:
+        annotations[REPLACED] = replaced
     return _object(name, "claim", expected_version, annotations, spec)
 
 

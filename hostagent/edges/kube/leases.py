@@ -11,23 +11,30 @@ import msgspec
 
 from hostagent.edges.kube.clock import Clock, boottime, micro_time
 from hostagent.edges.kube.lease_objects import (
+    SUSPECTED_BY,
     WHY,
     Lease,
     claim_name,
     claim_object,
     session_name,
     session_object,
+    suspecter,
+    suspicion_patch,
     to_claim,
     to_lease,
     to_session,
 )
-from hostagent.edges.kube.transport import WRITE_TIMEOUT_S, Api, ApiError
+from hostagent.edges.kube.transport import MERGE_PATCH, WRITE_TIMEOUT_S, Api, ApiError
 from hostagent.edges.kube.wire import Lane
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, NodeName
 from hostagent.model.ownership import ALLOCATOR_LEASE, Claim, DeleteClaim, Session, Write, WriteClaim
 
-READ_BACK_TIMEOUT_S = 1.0
+READ_TIMEOUT_S = 1.0
+"""For what a decision waits for, and for reading back: per API endpoint that is tried."""
+SUSPECT_TIMEOUT_S = 1.0
+ATTEMPTS = 4
+"""Writes of our own session in a row, as long as only rivals' notes come in between: at most two hosts watch one."""
 
 
 class Leases:
@@ -51,6 +58,7 @@ class Leases:
         self._api = api
         self.path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         """Where they are: for an Informer."""
+        self._node = node
         self._writer = f"{node}/{uuid4().hex[:8]}"
         self._timeout_s = timeout_s
         self._now = now
@@ -60,23 +68,46 @@ class Leases:
         """Write this host's session once more; `resource_version` '' creates it.
 
         WON: the session as written, `seen_at` before it was sent (others count from later: we never outlive ourselves).
-        LOST: somebody wrote in between, and the session as it is now; written again by us already if it is still
-        this instance's (a rival's note on it is thereby answered), so a loss means another instance or none:
-        at start the one before our reboot, later a second host under this name.
+        A rival's note on it, also one that came in between, is gone: it is written again until it is.
+        LOST: somebody else's, as it is now: another instance or none. At start the one before our reboot, later a
+        second host under this name.
         UNKNOWN: no reply; the session as read back, if that worked. It may yet happen.
         """
-        outcome, found = await self._write_session(session)
-        if outcome is Write.LOST and found is not None and (found.node, found.instance) == _identity(session):
-            outcome, found = await self._write_session(replace(session, resource_version=found.resource_version))
-        return outcome, found
+        return await self._write_session(session, session)
 
     async def end_session(self, session: Session) -> tuple[Write, Session | None]:
         """Say that this host left on purpose: others may take its VIPs at once."""
-        ended = replace(session, instance="")
-        outcome, found = await self._write_session(ended)
-        if outcome is Write.LOST and found is not None and (found.node, found.instance) == _identity(session):
-            outcome, found = await self._write_session(replace(ended, resource_version=found.resource_version))
-        return outcome, found
+        return await self._write_session(session, replace(session, instance=""))
+
+    async def suspect(self, expected: Session, *, by: NodeName) -> tuple[Write, Session | None]:
+        """Note in another host's session that `by` finds its VIPs silent; everything else in it stays as it is.
+
+        WON: the session with the note. LOST: it is no longer as expected (None: there is none), most likely renewed,
+        or noted by another. UNKNOWN: no reply; the session as read back, if that worked: the note may yet arrive.
+        """
+        name, version = session_name(expected.node), expected.resource_version
+        body = msgspec.json.encode(suspicion_patch(by, expected_version=version))
+        try:
+            reply = await self._api.request(
+                "PATCH",
+                f"{self.path}/{name}",
+                body=body,
+                content_type=MERGE_PATCH,
+                timeout_s=SUSPECT_TIMEOUT_S,
+                lane=Lane.CLAIMS,
+            )
+        except ApiError as error:
+            refused = error.status in (404, 409)
+            if not (refused or error.unanswered):
+                raise
+            answered, found = await self._read_back(name, Lane.CLAIMS)
+        else:
+            return Write.WON, to_session(to_lease(reply), seen_at=self._now())
+        session = to_session(found, seen_at=self._now()) if found else None
+        if session is not None and session.suspected_by == by and session.renewed == expected.renewed:
+            return Write.WON, session
+        changed = session is None or session.resource_version != version
+        return (Write.LOST if answered and (refused or changed) else Write.UNKNOWN), session
 
     async def write_claim(
         self, act: WriteClaim, *, notes: Mapping[str, str] | None = None
@@ -92,6 +123,7 @@ class Leases:
             claim_name(act.vip),
             holder=act.holder,
             predecessor=act.predecessor,
+            replaced=act.replaced,
             expected=act.expected,
             notes={**(notes or {}), WHY: f"{act.why}: {act.detail}" if act.detail else act.why.value},
         )
@@ -128,24 +160,48 @@ class Leases:
             return Write.LOST if changed else Write.UNKNOWN
         return Write.WON
 
-    async def read_claim(self, vip: IP) -> Claim | None:
+    async def read_claim(self, vip: IP, *, timeout_s: float = READ_TIMEOUT_S) -> Claim | None:
         """The claim as the API has it now; raises EdgeError when it does not answer."""
-        seen_at = self._now()
-        lease = await self._get(claim_name(vip), Lane.CLAIMS)
-        return to_claim(lease, seen_at=seen_at) if lease else None
+        lease = await self._get(claim_name(vip), Lane.CLAIMS, timeout_s)
+        return to_claim(lease, seen_at=self._now()) if lease else None
 
-    async def read_session(self, node: NodeName) -> Session | None:
-        """The session as the API has it now; raises EdgeError when it does not answer."""
-        seen_at = self._now()
-        lease = await self._get(session_name(node), Lane.SESSION)
-        return to_session(lease, seen_at=seen_at) if lease else None
+    async def read_session(self, node: NodeName, *, timeout_s: float = READ_TIMEOUT_S) -> Session | None:
+        """The session as the API has it now; raises EdgeError when it does not answer.
 
-    async def _write_session(self, session: Session) -> tuple[Write, Session | None]:
+        `seen_at` is when the answer was there: it may tell of a renewal that was sent after the question.
+        """
+        lease = await self._get(session_name(node), self._lane_of(node), timeout_s)
+        return to_session(lease, seen_at=self._now()) if lease else None
+
+    def _lane_of(self, node: NodeName) -> Lane:
+        """Other hosts' sessions are looked at when those die, many at once: our own renewal does not queue for that."""
+        return Lane.SESSION if node == self._node else Lane.CLAIMS
+
+    async def _write_session(self, ours: Session, wanted: Session) -> tuple[Write, Session | None]:
+        """Write `wanted` in place of `ours`, again when only a rival's note came in between or stayed on it."""
+        outcome, found = await self._write_session_once(wanted)
+        for _ in range(ATTEMPTS - 1):
+            if found is None:
+                break
+            noted = outcome is Write.WON and found.suspected_by is not None
+            stale = outcome is Write.LOST and _identity(found) == _identity(ours)
+            if not (noted or stale):
+                break
+            outcome, found = await self._write_session_once(replace(wanted, resource_version=found.resource_version))
+        return outcome, found
+
+    async def _write_session_once(self, session: Session) -> tuple[Write, Session | None]:
         sent_at, renew_time = self._now(), self._wall()
         wanted = session_object(session, writer=self._writer, renew_time=renew_time)
         outcome, lease = await self._write(session_name(session.node), wanted, session.resource_version, Lane.SESSION)
         if outcome is Write.WON and lease is not None:
-            return outcome, replace(session, resource_version=lease.resource_version, seen_at=sent_at)
+            return outcome, replace(
+                session,
+                resource_version=lease.resource_version,
+                renewed=lease.renew_time,
+                seen_at=sent_at,
+                suspected_by=suspecter(lease),
+            )
         return outcome, to_session(lease, seen_at=self._now()) if lease else None
 
     async def _write_claim(
@@ -154,6 +210,7 @@ class Leases:
         *,
         holder: NodeName | None,
         predecessor: NodeName | None,
+        replaced: NodeName | None = None,
         expected: Claim | None,
         notes: Mapping[str, str],
     ) -> tuple[Write, Claim | None]:
@@ -162,6 +219,7 @@ class Leases:
             name,
             holder=holder,
             predecessor=predecessor,
+            replaced=replaced,
             expected_version=expected_version,
             transitions=_transitions(expected, holder),
             writer=self._writer,
@@ -201,13 +259,13 @@ class Leases:
     async def _read_back(self, name: str, lane: Lane) -> tuple[bool, Lease | None]:
         """Whether the API answered, and the Lease if there is one."""
         try:
-            return True, await self._get(name, lane)
+            return True, await self._get(name, lane, READ_TIMEOUT_S)
         except EdgeError:
             return False, None
 
-    async def _get(self, name: str, lane: Lane) -> Lease | None:
+    async def _get(self, name: str, lane: Lane, timeout_s: float) -> Lease | None:
         try:
-            reply = await self._api.request("GET", f"{self.path}/{name}", timeout_s=READ_BACK_TIMEOUT_S, lane=lane)
+            reply = await self._api.request("GET", f"{self.path}/{name}", timeout_s=timeout_s, lane=lane)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -226,12 +284,16 @@ def _transitions(expected: Claim | None, holder: NodeName | None) -> int:
 
 
 def _is(found: Lease, wanted: dict[str, Any]) -> bool:
-    """Whether this is what our own process wrote: same content, and WRITTEN_BY among its annotations."""
+    """Whether this is what our own process wrote: same content, and WRITTEN_BY among its annotations.
+
+    A rival's note that was added since does not count.
+    """
     spec = wanted["spec"]
+    annotations = {name: text for name, text in found.annotations.items() if name != SUSPECTED_BY}
     same: bool = (
         found.holder == spec.get("holderIdentity", "")
         and found.transitions == spec.get("leaseTransitions", 0)
         and found.renew_time == spec.get("renewTime", "")
-        and found.annotations == wanted["metadata"]["annotations"]
+        and annotations == wanted["metadata"]["annotations"]
     )
     return same

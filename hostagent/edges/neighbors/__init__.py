@@ -1,5 +1,6 @@
 """The neighbours on this host's segments, through ARP and NDP."""
 
-from hostagent.edges.neighbors.neighbors import Counters, Neighbors
+from hostagent.edges.neighbors.counters import Counters
+from hostagent.edges.neighbors.neighbors import Neighbors
 
 __all__ = ["Counters", "Neighbors"]

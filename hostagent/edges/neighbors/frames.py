@@ -9,6 +9,7 @@ the first frame is needed.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ _V6_PLACEHOLDER = ipaddress.IPv6Address("2001:db8:ffff:fffe:fffd:fffc:fffb:fffa"
 
 _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0806, 0x86DD
 _ARP = struct.Struct("!HHBBH6s4s6s4s")  # RFC 826, for Ethernet and IPv4
+_MAC = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _ETHERNET_BYTES, _IPV6_BYTES = 14, 40
 _CHECKSUM_AT = _ETHERNET_BYTES + _IPV6_BYTES + 2
 _SOLICITED_NODE_MAC, _SOLICITED_NODE_PREFIX = bytes.fromhex("3333ff"), bytes.fromhex("ff0200000000000000000001ff")
@@ -79,6 +81,20 @@ def probe(vip: IP, mac: Mac) -> bytes:
     return templates.arp_probe(vip) if vip.version == 4 else templates.nd_probe(vip)
 
 
+@lru_cache(maxsize=1024)  # asked again and again: as many as one host may watch
+def question(vip: IP, mac: Mac, holder: Mac, source: ipaddress.IPv6Address | None = None) -> bytes:
+    """The question whether `holder` still has the VIP, to its MAC alone.
+
+    IPv4: a probe by unicast (RFC 1122 2.3.2.1, RFC 5227 1.1): with no sender address it cannot change anybody's cache.
+    IPv6: a solicitation as for unreachability detection (RFC 4861 7.2.2, 7.3.3), from this interface's link-local
+    address; the answer comes to it alone, and what the holder learns of it is true. Without a source (the interface has
+    no link-local address) it is a probe, too: from the unspecified address it must go to the solicited-node group, if
+    only at IP level, and the answer goes to all nodes.
+    """
+    frame = probe(vip, mac) if source is None else _solicitation(mac, source)(vip)
+    return bytes.fromhex(holder.replace(":", "")) + frame[6:]
+
+
 def parse(frame: bytes, interface: InterfaceName) -> Heard | None:
     """What a frame says about who has an address: an ARP reply or announcement, or a neighbour advertisement.
 
@@ -93,6 +109,11 @@ def parse(frame: bytes, interface: InterfaceName) -> Heard | None:
     if kind == _ETHERTYPE_IPV6:
         return _parse_advertisement(frame, interface)
     return None
+
+
+def is_mac(text: str) -> bool:
+    """Whether this is an Ethernet address as `Mac` has it: other hosts' come through the API, where anybody writes."""
+    return _MAC.fullmatch(text) is not None
 
 
 def mac_text(mac: bytes) -> Mac:
@@ -170,6 +191,20 @@ def _templates(mac: Mac) -> _Templates:
             / IPv6(src="::", dst="ff02::1:fffb:fffa", hlim=255)
             / ICMPv6ND_NS(tgt=vip6)
         ),
+    )
+
+
+@lru_cache(maxsize=64)
+def _solicitation(mac: Mac, source: ipaddress.IPv6Address) -> Template:
+    from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6  # noqa: PLC0415
+    from scapy.layers.l2 import Ether  # noqa: PLC0415
+
+    vip6 = str(_V6_PLACEHOLDER)
+    return _template(
+        Ether(src=mac, dst="00:00:00:00:00:00")
+        / IPv6(src=str(source), dst=vip6, hlim=255)
+        / ICMPv6ND_NS(tgt=vip6)
+        / ICMPv6NDOptSrcLLAddr(lladdr=mac)
     )
 
 

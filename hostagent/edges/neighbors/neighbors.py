@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hostagent.edges.neighbors import frames
+from hostagent.edges.neighbors.counters import Counters
 from hostagent.edges.neighbors.schedule import Schedule
 from hostagent.edges.neighbors.socket import FULL, PacketSockets, cause_of
+from hostagent.edges.neighbors.watching import Watching
 from hostagent.model.errors import EdgeError
 from hostagent.model.host import Heard
 from hostagent.model.names import IP, InterfaceName, Mac
+from hostagent.model.ownership import Watched
 
 PROBES = 3
 PROBE_GAP_S = (0.030, 0.040)
@@ -23,18 +26,6 @@ PROBE_WAIT_S = 0.050
 _BATCH = 200  # VIPs per turn of the event loop: 2 to 4 ms
 _RETRY_S = 0.005
 _RETRIES = 200  # with a second's worth of full queue the interface is as good as down
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the agent started, in frames."""
-
-    sent: int = 0
-    received: int = 0
-    """Answers and announcements of other machines."""
-    probes: int = 0
-    failed: int = 0
-    """Could not be sent: the interface was down or gone."""
 
 
 @dataclass(eq=False)
@@ -51,8 +42,14 @@ class Neighbors:
     Everything runs on the event loop and blocks it for a few milliseconds at most.
     """
 
-    def __init__(self, heard: Callable[[Heard], None]) -> None:
-        """`heard` is told of every answer and announcement of another machine, also of those that answer a probe."""
+    def __init__(
+        self, heard: Callable[[Heard], None], *, watched: Callable[[IP, bool], None] = lambda _vip, _silent: None
+    ) -> None:
+        """`heard` is told of every answer and announcement of another machine, also of those that answer a probe.
+
+        `watched` is told of a watched VIP and whether it is silent: of the first finding, of each change, and about
+        once a second while silence lasts. Who never calls `watch` need not give it.
+        """
         self.counters = Counters()
         self._heard = heard
         self._interfaces: dict[InterfaceName, PacketSockets] = {}
@@ -62,6 +59,9 @@ class Neighbors:
         self._unsent: deque[IP] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._questions: set[_Question] = set()
+        self._watching = Watching(
+            interfaces=self._interfaces, is_own=self._is_own, counters=self.counters, watched=watched
+        )
 
     def own_macs(self, macs: Collection[Mac]) -> None:
         """All MACs of this host: what comes from one of them is not news, whichever interface hears it."""
@@ -99,6 +99,7 @@ class Neighbors:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        self._watching.stop()
         self._announced.clear()
         for interface in tuple(self._interfaces):
             self.close_interface(interface)
@@ -123,8 +124,35 @@ class Neighbors:
         self._announced.pop(vip, None)
         self._schedule.stop(vip)
 
+    def defend(self, vip: IP) -> None:
+        """Say once, now, that the VIP is here (RFC 5227 2.4 c), whatever its burst is at; not announced is success.
+
+        That it is not done too often is up to the caller. Whether the frames could leave is in the counters.
+        """
+        try:
+            self._send_announcement(vip)
+        except OSError:
+            self.counters.failed += 1
+
+    def watch(self, targets: Mapping[IP, Watched]) -> None:
+        """Ask for these VIPs from now on, and for no others, and tell `watched` which are answered and which silent.
+
+        Cheap when nothing changed, so call it on any occasion. What stays as it was keeps its state; a VIP that is new,
+        or has another holder, interface or MAC, starts anew: the first finding about it is told, whatever it is.
+
+        An answer of any other machine counts, also of one that is not the holder: where somebody answers nobody may
+        take over. Silence is three questions without an answer, found within 0.35 s for up to five VIPs (see
+        `WatchSchedule` for more). It is a suspicion, never a proof: frames get lost, and so do those of a host that is
+        starved of CPU, though a stall of this process accuses nobody. A VIP whose holder's MAC is one of this host's
+        own, or whose interface is not open or is down, is not asked for and keeps its state: answers of one's own MACs
+        are no news, so they would be taken for silence.
+        """
+        self._watching.replace(targets)
+
     async def probe(self, vips: Iterable[IP], interface: InterfaceName) -> dict[IP, Mac | None]:
-        """Ask the segment who has each VIP; the MAC of the first other machine that answered, or None.
+        """Ask the segment who has each address; the MAC of the first other machine that answered, or None.
+
+        Addresses of both families, VIPs or not, may be asked for together.
 
         Three questions for each that has not been answered, in common rounds: 0.12 s for one VIP that is free, 0.2 to
         0.3 s for a thousand. Silence proves nothing about a machine that is cut off: a brake, never a permission.
@@ -170,14 +198,19 @@ class Neighbors:
 
     def _on_frame(self, frame: bytes, interface: InterfaceName) -> None:
         heard = frames.parse(frame, interface)
-        if heard is None or heard.mac in self._own_macs or any(s.mac == heard.mac for s in self._interfaces.values()):
+        if heard is None or self._is_own(heard.mac):
             return
         self.counters.received += 1
+        self.counters.foreign += heard.ip in self._announced
+        self._watching.heard(heard)
         for question in self._questions:
             if heard.interface == question.interface and heard.ip in question.open:
                 question.open.remove(heard.ip)
                 question.answers[heard.ip] = heard.mac
         self._heard(heard)
+
+    def _is_own(self, mac: Mac) -> bool:
+        return mac in self._own_macs or any(sockets.mac == mac for sockets in self._interfaces.values())
 
     def _sockets(self, interface: InterfaceName, op: str) -> PacketSockets:
         try:

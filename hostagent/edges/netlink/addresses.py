@@ -23,6 +23,9 @@ _SKIP_STATISTICS = 0x8  # RTEXT_FILTER_SKIP_STATS: a third of the work of a dump
 _LOOPBACK_INDEX = 1  # in every network namespace
 _SELF_TEST = (ipaddress.ip_address("127.104.104.104"), ipaddress.ip_address("100::104"))  # RFC 6666: routed nowhere
 _SELF_TEST_LIFETIME_S = 1
+_OUTSIDE = ("1.0.0.1", "2000::1")
+"""Looked up, never sent to: addresses beyond any site's own."""
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 _GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 _NOT_REFRESHED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV, errno.EADDRNOTAVAIL})
 _NO_IPV6 = frozenset({errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENODEV})
@@ -174,6 +177,30 @@ class KernelAddresses:
             others = f" (and {len(refused) - 1} others)" if len(refused) > 1 else ""
             raise EdgeError("address.extend", _at(ip, index) + others, cause_of(code), status=code)
         return missing
+
+    async def gateways(self) -> dict[InterfaceName, IP]:
+        """The next hop that leads out of the site, by interface, as the kernel would route now; empty without one.
+
+        One lookup for each family: dumping the routes would take seconds on a host that speaks BGP.
+
+        Raises:
+            EdgeError: the kernel did not answer.
+        """
+        found: dict[InterfaceName, IP] = {}
+        for destination in _OUTSIDE:
+            try:
+                [route] = await self._links.route("get", dst=destination)
+                [link] = await self._links.link("get", index=route.get_attr("RTA_OIF"))
+            except NetlinkError as exc:
+                if exc.code in _NO_ROUTE:
+                    continue
+                raise EdgeError("route.get", destination, cause_of(exc.code), status=exc.code) from exc
+            except OSError as exc:
+                raise EdgeError("route.get", destination, cause_of(exc.errno or 0), status=exc.errno) from exc
+            gateway = route.get_attr("RTA_GATEWAY")
+            if gateway is not None:
+                found.setdefault(InterfaceName(link.get_attr("IFLA_IFNAME")), ipaddress.ip_address(gateway))
+        return found
 
     def events(self) -> AsyncIterator[Event]:
         """What happens to interfaces and addresses, as it happens: see `monitor.Event`. For one reader."""
