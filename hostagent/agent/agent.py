@@ -7,8 +7,6 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import msgspec
-
 from hostagent import __version__
 from hostagent.agent import control, last_good
 from hostagent.agent.allocator import Allocator
@@ -16,16 +14,18 @@ from hostagent.agent.announcer import Announcer
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.reach import Reach
 from hostagent.agent.session import SessionKeeper, own_session
+from hostagent.agent.settings import Settings
 from hostagent.agent.status import snapshot_of, status_line, status_of
 from hostagent.agent.survey import ask_segments
 from hostagent.agent.verbs import Verbs
 from hostagent.agent.wire import Wire
+from hostagent.core.hosts import older
 from hostagent.core.ownership import Ownership
-from hostagent.edges import hostconfig
 from hostagent.edges.hostconfig import HostConfig
 from hostagent.edges.kube.events import Events
-from hostagent.edges.kube.lease_objects import Lease, to_claim, to_session, vip_of
+from hostagent.edges.kube.lease_objects import Lease, claim_name, to_claim, to_session, vip_of
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import Api
@@ -37,7 +37,7 @@ from hostagent.model.errors import ConfigError, EdgeError, InvariantError
 from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX, Segment, Session
 from hostagent.telemetry import metrics
-from hostagent.telemetry.journal import say, set_up, warn
+from hostagent.telemetry.journal import say, warn
 
 LONGEST_SLEEP_S = 1.0
 """The loop turns at least this often: what keeps addresses alive must not depend on something happening."""
@@ -45,10 +45,6 @@ STOP_S = 8.0
 """For handing over when asked to stop; then everything is dropped. The unit's TimeoutStopSec is longer."""
 CONFIG_SETTLE_S = 0.3
 """`kubectl apply` of a file makes its objects one by one: a pool is not judged before its advertisement is there."""
-REACH_PATIENCE_S = 1.0
-"""A failed request or two are everyday life; the API counts as unreachable after this long without an answer."""
-RECONNECT_S = 10.0
-"""A watch that was connected anew is given this long to catch up."""
 START_TIMEOUT_S = 30
 """More time asked of systemd with each look, while the API is awaited."""
 
@@ -57,26 +53,25 @@ class Agent:
     """One host's agent. `run` returns when it has stopped in order; raises ConfigError or InvariantError otherwise."""
 
     def __init__(self, config: HostConfig, *, config_path: Path, runtime_dir: Path, state_dir: Path) -> None:
-        self.config = config
-        self.config_trouble = ""
-        """Why the configuration file as it is now is not in force; empty when it is."""
-        self._config_path = config_path
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
         self._woken = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._fatal: Exception | None = None
         self._notify = Notifier()
+        self.settings = Settings(config, config_path, notify=self._notify, line=lambda: status_line(self))
         self._me = NodeName(config.node)
         self._look = False
         self._tasks: list[asyncio.Task[None]] = []
         self._faults: frozenset[Fault] = frozenset()
         self.stopping_since: Instant | None = None
-        self._unreachable_since: Instant | None = None
-        self._reconnected_at = Instant(0)
         self.suspicions_refuted = 0
         self._config_due: Instant | None = None
-        self._reloading: asyncio.Task[None] | None = None
+
+    @property
+    def config(self) -> HostConfig:
+        """The host configuration in force."""
+        return self.settings.config
 
     def wake(self) -> None:
         """Something happened: look as soon as the loop is free."""
@@ -86,7 +81,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self.settings.reload)
         async with AsyncExitStack() as stack:
             await self._build(stack)
             stack.callback(lambda: [task.cancel() for task in self._tasks])
@@ -126,6 +121,7 @@ class Agent:
             last_good=last_good.load(self._state_dir),
             wake=self.wake,
         )
+        self.reach = Reach(self.api, ownership=self.ownership, cluster=self.cluster)
         self.guard = Guard()
         self.claims = Claims(ownership=self.ownership, cluster=self.cluster, leases=leases, wake=self.wake)
         self.wire = Wire(ownership=self.ownership, cluster=self.cluster, events=self.events, wake=self.wake)
@@ -185,7 +181,7 @@ class Agent:
         say("agent.starting", f"hostagent {__version__} on {self._me}, API {self.api.server}")
         self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
         self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
-        self._tasks.append(asyncio.create_task(self._watch_files()))
+        self._tasks.append(asyncio.create_task(self.settings.watch(self.api)))
         endpoint = self.config.metrics.endpoint
         if endpoint is not None:
             self._tasks.append(asyncio.create_task(metrics.serve(*endpoint, lambda: snapshot_of(self))))
@@ -226,8 +222,7 @@ class Agent:
             if self._stop_asked.is_set() and self.stopping_since is None and await self._begin_stop():
                 return
             self._check_tasks()
-            self._tell_reach()
-            self._doubt_watch()
+            self._look |= self.reach.look()  # who is the gateway now? It is asked whether this host is alone
             if self._look:
                 self._look = False
                 self.keeper.describe(await self.announcer.look())
@@ -248,6 +243,9 @@ class Agent:
         hosts_changed = False
         for name, lease in leases.items():
             hosts_changed |= self._lease(name, lease)
+        if cluster.leases_listed:
+            cluster.leases_listed = False
+            self._forget_unlisted()
         if cluster.config_changed and self._config_due is None:
             self._config_due = Instant(now() + CONFIG_SETTLE_S)
         if self._config_due is not None and (everything or now() >= self._config_due):
@@ -259,6 +257,14 @@ class Agent:
             self.verbs.settle(cluster.node(self._me))
             everything = True
         await self.announcer.rank(everything=everything)
+
+    def _forget_unlisted(self) -> None:
+        """A claim that is known from the reply to our own write, and was deleted while the watch was broken."""
+        listed = self.cluster.leases
+        for vip, claim in self.ownership.claims.items():
+            known = older(claim.resource_version, listed.listed_version)
+            if known and claim_name(vip) not in listed.items:
+                self.ownership.claim_seen(vip, None, now())
 
     def _lease(self, name: str, lease: Lease | None) -> bool:
         """Take in one Lease; True if that changes who may answer: a host came, left, or has other interfaces."""
@@ -315,28 +321,6 @@ class Agent:
         ownership.sweeps = self.allocator.leads
         return wake_at
 
-    def _tell_reach(self) -> None:
-        """One line when the API goes and one when it is back, whoever noticed first."""
-        since = self.api.unreachable_since
-        lost = since is not None and now() - since > REACH_PATIENCE_S
-        self.ownership.api_reach(reachable=not lost, now=now())
-        if since is not None and lost and self._unreachable_since is None:
-            self._unreachable_since = since
-            self._look = True  # who is the gateway now? It is asked whether this host is alone
-            held = len(self.ownership.held)
-            warn("api.unreachable", f"the API does not answer ({self.api.server}): {held} VIPs stay where they are")
-        elif since is None and self._unreachable_since is not None:
-            say("api.reachable", f"the API answers again after {now() - self._unreachable_since:.1f} s")
-            self._unreachable_since = None
-
-    def _doubt_watch(self) -> None:
-        """An own renewal that does not come back: the watch hangs, or the API is slow. A fresh connection tells."""
-        stale = self.ownership.hosts.stale(now())
-        if stale and now() - self._reconnected_at > RECONNECT_S:
-            self._reconnected_at = now()
-            warn("watch.stale", "this host's own renewal does not come back on the watch of Leases: connecting anew")
-            self.cluster.leases.reconnect()
-
     async def _sleep(self, for_s: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, for_s)):
@@ -358,48 +342,6 @@ class Agent:
             if await self.announcer.on_kernel(event):
                 self._look = True
             self.wake()
-
-    # Host configuration and credentials
-
-    async def _watch_files(self) -> None:
-        kubeconfig = Path(self.config.kubernetes.kubeconfig)
-        await hostconfig.watch([self._config_path, kubeconfig, *map(Path, self.api.credentials.files)], self.reload)
-
-    def reload(self) -> None:
-        """Read the configuration file and the credentials again; what is wrong leaves the last good ones in force."""
-        self._notify.reloading()
-        try:
-            fresh = hostconfig.load(self._config_path)
-        except ConfigError as exc:
-            if self.config_trouble != str(exc):
-                warn("config.file-refused", f"{exc}; the configuration read before stays in force")
-            self.config_trouble = str(exc)
-        else:
-            self.config_trouble = ""
-            if fresh != self.config:
-                self._take_host_config(fresh)
-        self._reloading = asyncio.create_task(self._reload_credentials())
-
-    def _take_host_config(self, fresh: HostConfig) -> None:
-        """Put in force what can be at once, the log level; the rest waits for a restart, which moves nothing."""
-        old, self.config = self.config, msgspec.structs.replace(self.config, log=fresh.log)
-        if fresh.log != old.log:
-            set_up(fresh.log.level)
-            say("config.file-read", f"{self._config_path} read again: log.level is {fresh.log.level}")
-        waiting = [name for name in fresh.__struct_fields__ if getattr(fresh, name) != getattr(self.config, name)]
-        if waiting:
-            self.config_trouble = (
-                f"{self._config_path}: {', '.join(waiting)} changed: takes effect with "
-                "`systemctl restart hostagent`, which moves nothing"
-            )
-            warn("config.needs-restart", self.config_trouble)
-
-    async def _reload_credentials(self) -> None:
-        try:
-            await self.api.reload()
-        except (ConfigError, EdgeError) as exc:
-            warn("credentials.refused", f"{exc}; the credentials read before stay in force")
-        self._notify.ready(status_line(self))
 
     # Stop
 

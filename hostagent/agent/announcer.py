@@ -90,6 +90,8 @@ class Announcer:
     async def look(self) -> tuple[Segment, ...]:
         """Read interfaces and VIPs from the kernel; listen on the interfaces that could carry VIPs."""
         links, held = await self._addresses.snapshot()
+        for name in self.links.keys() - {link.name for link in links}:
+            self.ownership.carrier_is(name, up=False, now=now())
         self.links = {link.name: link for link in links}
         for link in links:
             self.ownership.carrier_is(link.name, up=link.up, now=now())

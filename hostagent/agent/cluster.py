@@ -72,6 +72,8 @@ class Cluster:
         self.changed_services: set[ServiceKey] = set()
         self.changed_vips: set[IP] = set()
         self.changed_leases: dict[str, Lease | None] = {}
+        self.leases_listed = False
+        """There was a complete list: what is not in it is not there, whatever a reply once said."""
         self.config_changed = False
         self.nodes_changed = False
 
@@ -81,7 +83,7 @@ class Cluster:
         yield self.slices.run(self._slice, self._wake)
         yield self.nodes.run(self._node, self._wake)
         yield self.namespaces.run(self._namespace_labels, self._wake)
-        yield self.leases.run(self._lease, self._wake)
+        yield self.leases.run(self._lease, self._leases_listed)
         for informer in self.resources.values():
             yield informer.run(self._resource, self._configured)
 
@@ -168,6 +170,10 @@ class Cluster:
 
     def _configured(self) -> None:
         self.config_changed = True
+        self._wake()
+
+    def _leases_listed(self) -> None:
+        self.leases_listed = True
         self._wake()
 
     def _lease(self, name: str, lease: Lease | None) -> None:

@@ -146,8 +146,8 @@ def _vip(agent: Agent, vip: IP) -> dict[str, Any]:
 def _problems(agent: Agent) -> list[str]:
     problems = [str(fault) for fault in agent.cluster.config.faults]
     problems += agent.cluster.troubles
-    if agent.config_trouble:
-        problems.append(agent.config_trouble)
+    if agent.settings.trouble:
+        problems.append(agent.settings.trouble)
     if agent.announcer.guard_trouble:
         problems.append(agent.announcer.guard_trouble)
     return problems

@@ -16,7 +16,7 @@ from hostagent.core.hosts import RETRY_S, Hosts
 from hostagent.core.judge import Probed, Verdict, judge
 from hostagent.core.moves import plan, refusal
 from hostagent.core.reach import Reach
-from hostagent.core.situation import CATCH_UP_S, Situation
+from hostagent.core.situation import CARRIER_S, CATCH_UP_S, Situation
 from hostagent.core.vip import RECONFIRM_S, Vip
 from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
@@ -216,13 +216,17 @@ class Ownership:
         self._dirty.add(vip)
 
     def carrier_is(self, interface: InterfaceName, *, up: bool, now: Instant) -> None:
-        """Whether the interface has a carrier. What is on one that has none for `CARRIER_S` is taken off it."""
+        """Whether the interface is there and has a carrier.
+
+        What is on one that has had none for `CARRIER_S` is taken off it, and comes back after a write only.
+        """
         if up == (interface not in self._down_since):
             return
-        if up:
-            del self._down_since[interface]
-        else:
+        if not up:
             self._down_since[interface] = now
+        elif now - self._down_since.pop(interface) >= CARRIER_S:
+            for known in self._vips.values():  # others may have taken what went with the interface
+                known.let_go |= known.holder == self.me and known.held_on is None
         self._dirty.update(vip for vip, known in self._vips.items() if known.held_on == interface)
 
     def heard(self, vip: IP, mac: Mac, by: NodeName | None, now: Instant) -> None:

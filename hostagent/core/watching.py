@@ -6,6 +6,7 @@ hash, so that the work spreads evenly: with any number of hosts each watches abo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ WATCHERS = 2
 """One may be dying with the holder, or hang; more only cost frames."""
 GUARD_S = 600.0
 """For so long a host that was replaced is watched for."""
+NOTES, NOTES_S = 5, 30.0
+"""No more notes about one host in so long a time: on a segment that loses frames silence comes and goes."""
 CALM_S = (5.0, 10.0, 20.0, 40.0)
 """After a refutation the same host is not suspected again for so long: it lives, and something else is wrong."""
 
@@ -31,7 +34,9 @@ class _Seen:
     asking: bool = False
     """The note is being written."""
     noted: bool = False
-    """A note of this host was written, and not yet refuted as far as it knows."""
+    """A note of this host was written, or may have been, and is not yet refuted as far as it knows."""
+    notes: deque[Instant] = field(default_factory=lambda: deque(maxlen=NOTES))
+    """When the last ones were asked for."""
     refuted: int = 0
     """How often in a row."""
     not_before: Instant | None = None
@@ -134,6 +139,8 @@ class Watching:
         else:
             seen.silent_since = None
             seen.refuted, seen.not_before, seen.avoid = 0, None, None
+            if len(seen.notes) == NOTES:
+                seen.not_before = Instant(seen.notes[0] + NOTES_S)
         return watched.holder
 
     def silent_since(self, node: NodeName) -> Instant | None:
@@ -155,7 +162,7 @@ class Watching:
         """The note was written, or somebody was quicker, or nobody knows."""
         seen = self._seen.setdefault(node, _Seen())
         seen.asking = False
-        seen.noted = seen.noted or outcome is Write.WON
+        seen.noted = seen.noted or outcome is not Write.LOST
         if outcome is not Write.WON:
             seen.not_before = Instant(now + RETRY_S)
 
@@ -173,6 +180,7 @@ class Watching:
                 and self.hosts.sound(node, now)
             ):
                 seen.asking = True
+                seen.notes.append(now)
                 acts.append(Suspect(node=node, expected=session))
         return acts
 

@@ -120,7 +120,7 @@ def _do(todo: Sequence[tuple[Fault, int]], program: str, dice: random.Random) ->
 
 def _run_once(stage: Stage, fault: Fault, dice: random.Random) -> Run:
     try:
-        trial = try_out(stage.scene(fault.vips), fault, phase_s=dice.uniform(0.0, RENEW_S))
+        trial = try_out(stage.scene(fault.vips), fault, phase_s=dice.uniform(0.0, RENEW_S), at_least_s=RENEW_S)
     except (FabricError, ControlPlaneError, KubectlError, ApiError, AssertionError, OSError) as exc:
         stage.repair()
         return {"fault": fault.name, "error": str(exc) or repr(exc)}

@@ -44,8 +44,8 @@ When nothing happens:
   first to its last, and ends with 200 ms of silence; the time in which two hosts' runs overlap is counted. In a planned
   move both answer until the predecessor hears the successor. What a mute host says reaches nobody and is left out.
 - **Moves**: how often claims changed hands, all runs and VIPs together.
-- **API writes**: per second and host, from the fault until everything had settled, as the API server's audit log has
-  them.
+- **API writes**: per second and host, from the fault until everything had settled, at least for one interval of
+  renewal; as the API server's audit log has them.
 - Outages of planned moves count pings only: connections are another matter, as replies and kube-proxy's tables are.
 
 All runs are in `build/bench/failover.runs.jsonl`, sums in `build/bench/failover.json`.
@@ -74,7 +74,7 @@ def summary(faults: Sequence[Fault], runs: Sequence[Row]) -> list[Row]:
                 "duplicate_ms": _spread([run["duplicate_ms"] for run in done]),
                 "relapses": sum(run["relapses"] for run in done),
                 "moves": sum(sum(run["moves"]) for run in done),
-                "api_writes_per_s_per_host": _rate(done, "writes", "took_s"),
+                "api_writes_per_s_per_host": _rate(done, "writes", "watched_s"),
                 "steady_api_writes_per_s_per_host": _rate(done, "steady_writes", "phase_s"),
             }
         )

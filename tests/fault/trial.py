@@ -47,16 +47,19 @@ class Trial:
     """From the cure until all was settled again."""
     took_s: float
     """From the fault's begin until all was settled again."""
+    watched_s: float
+    """The same, and some time more, in which pings and writes were counted on."""
     steady_writes: int
     """To the API, by all agents, in the phase before."""
     writes: int
-    """The same, from the fault's begin until all was settled again."""
+    """The same, of `watched_s`."""
     writes_of: dict[str, int]
     """The latter by verb and resource."""
 
 
-def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, short: bool = False) -> Trial:
-    """Do it, undo it, wait until all is settled.
+def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, at_least_s: float = 0.0, short: bool = False) -> Trial:
+    """Do it, undo it, wait until all is settled, and until `at_least_s` after the fault's begin: in a shorter time there
+    is no rate of writes.
 
     Raises TimeoutError if the fault has not its effect, or if things do not settle after it. The cure is done in any
     case once the fault has begun.
@@ -83,11 +86,12 @@ def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, short: bool = F
         finally:
             fault.cure(scene)
         wait_settled(scene)
-        settled_at, settled_s = time.time(), time.monotonic()
-        time.sleep(_AFTERWARDS_S)
+        settled_s = time.monotonic()
+        time.sleep(max(_AFTERWARDS_S, began_s + at_least_s - settled_s))
+        watched_at = time.time()
     seen = _Seen.of(pings.results.values(), began_s)
     twice = _twice(listener, asked, scene.holder.name if fault.unheard else "", began_s, cured_s)
-    writes = scene.plane.agent_writes(began_at, settled_at)
+    writes = scene.plane.agent_writes(began_at, watched_at)
     return Trial(
         fault=fault.name,
         vips=len(scene.vips),
@@ -101,6 +105,7 @@ def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, short: bool = F
         moves=tuple(now - before for before, now in zip(transitions, _transitions(scene), strict=True)),
         settled_ms=round((settled_s - cured_s) * 1000),
         took_s=round(settled_s - began_s, 2),
+        watched_s=round(watched_at - began_at, 2),
         steady_writes=len(scene.plane.agent_writes(steady_at, began_at)),
         writes=len(writes),
         writes_of=dict(Counter(f"{each.verb} {each.resource}" for each in writes)),

@@ -7,7 +7,7 @@ stall, or break and are listed anew.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,11 +51,13 @@ Change = tuple[Key, Value]
 class Stream:
     """One host's watch. What it carries comes in order, however late; what it loses is made up for by a new list."""
 
-    def __init__(self, api: Api, time: Timeline, take: Callable[[Change], None]) -> None:
+    def __init__(
+        self, api: Api, time: Timeline, take: Callable[[Change], None], listed: Callable[[Collection[Key]], None]
+    ) -> None:
         self.open = False
         self._api = api
         self._time = time
-        self._take = take
+        self._take, self._listed = take, listed
         self._known: dict[Key, Value] = {}
         """What its reader has taken in: a new list is compared with it."""
         self._queue: deque[tuple[float, float, Event]] = deque()
@@ -134,6 +136,7 @@ class Stream:
             self._take((key, None))
         for key in changed:
             self._change(key, snapshot[key])
+        self._listed(snapshot)
 
 
 class Api:
@@ -147,6 +150,8 @@ class Api:
         self.services = services
         self.inspect: Callable[[NodeName, WriteClaim | DeleteClaim], object] = lambda *_: None
         """Sees each write of a claim that is about to succeed, and by whom."""
+        self.inspect_note: Callable[[NodeName, NodeName], object] = lambda *_: None
+        """Sees each note in a session: by whom, and about whom."""
         self.moves = 0
         self.claim_writes = 0
         self.session_writes = 0
@@ -154,14 +159,19 @@ class Api:
         self._streams: dict[NodeName, Stream] = {}
         self._version = 0
 
-    def stream(self, node: NodeName, take: Callable[[Change], None]) -> Stream:
-        stream = self._streams[node] = Stream(self, self._time, take)
+    def stream(
+        self, node: NodeName, take: Callable[[Change], None], listed: Callable[[Collection[Key]], None]
+    ) -> Stream:
+        """A host's watch: `take` is told each change, `listed` what there is after each complete list."""
+        stream = self._streams[node] = Stream(self, self._time, take, listed)
         return stream
 
     def snapshot(self) -> Mapping[Key, Value]:
         found: dict[Key, Value] = {SERVICES: self.services}
-        found.update(self.sessions)
-        found.update(self.claims)
+        for session in self.sessions.values():
+            found[session.node] = session
+        for vip, claim in self.claims.items():
+            found[vip] = claim
         return found
 
     def publish(self, key: Key, value: Value) -> None:
@@ -215,6 +225,7 @@ class Api:
         current = self.sessions.get(act.node)
         if current is None or current.resource_version != act.expected.resource_version:
             return Write.LOST, current
+        self.inspect_note(by, act.node)
         stored = replace(current, resource_version=self._next_version(), suspected_by=by)
         self.session_writes += 1
         self.sessions[act.node] = stored

@@ -6,7 +6,7 @@ cut or a pause of the whole machine does to all of this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Interface, ip_address
@@ -34,7 +34,7 @@ from hostagent.model.ownership import (
     Write,
     WriteClaim,
 )
-from tests.simulation.api import NOTE_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S, Api, Change, Services
+from tests.simulation.api import NOTE_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S, Api, Change, Key, Services
 from tests.simulation.promises import Promises
 from tests.simulation.segment import GATEWAY, PROBE_GAP_S, PROBE_WAIT_S, PROBES
 from tests.simulation.segment import Segment as Wire
@@ -110,7 +110,7 @@ class Host:
         self._time, self._api, self._wire, self._promises, self._vips = time, api, wire, promises, vips
         draw = time.random
         self.clock = Clock(offset_s=draw.uniform(10, 1e6), rate=1 + draw.uniform(-MOST_DRIFT, MOST_DRIFT))
-        self.stream = api.stream(self.name, self._receive)
+        self.stream = api.stream(self.name, self._receive, self.forget)
         self._services: Services | None = None
         self._inbox: list[Event] = []
         """What its watch keeps while the agent hangs, in order; read one by one, as each may take a while."""
@@ -307,7 +307,11 @@ class Host:
         self._time.after(delay_s, arrive)
 
     def hears(self, vip: IP, mac: Mac, by: NodeName | None, delay_s: float) -> None:
-        self.later(delay_s, lambda: self.agent.heard(vip, mac, by, self.now))
+        def heard() -> None:
+            self._promises.heard(self, vip, by)
+            self.agent.heard(vip, mac, by, self.now)
+
+        self.later(delay_s, heard)
 
     def finds(self, vip: IP, *, silent: bool) -> None:
         self.agent.watch_found(vip, silent=silent, now=self.now)
@@ -322,6 +326,12 @@ class Host:
         else:
             self._take(change)
             self.turn()
+
+    def forget(self, listed: Collection[Key]) -> None:
+        """A list is the whole truth: what it does not have is gone, though no event ever told of it."""
+        for vip in self.agent.claims:
+            if vip not in listed:
+                self._receive((vip, None))
 
     def _read(self, agent: Ownership) -> None:
         if self.agent is agent and self.turning and self._inbox:

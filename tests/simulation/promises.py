@@ -5,45 +5,30 @@ Checked after each event that may have changed something, and while it matters t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, NoReturn
 
-from hostagent.core.judge import HAND_OVER_S
 from hostagent.core.ownership import Ownership
 from hostagent.model.names import IP, NodeName
 from hostagent.model.ownership import AddAddress, DeleteClaim, Why, WriteClaim
 from tests.simulation.timeline import Timeline
+from tests.simulation.uniqueness import Uniqueness
 
 if TYPE_CHECKING:
     from tests.simulation.api import Api
     from tests.simulation.host import Host
     from tests.simulation.segment import Segment
 
-P1_S = 0.1
-LOSSY_P1_S = HAND_OVER_S + 0.1
-WOKEN_S = 0.5
-HEALED_S = 0.6
-"""How long two may answer after a segment that was split has healed while the API is away."""
 P2_S = 1.0
-ROUNDING_S = 0.005
-"""The world's clocks drift, its timers fire a millisecond late, and frames take a moment."""
-OUTAGE_S = 3600.0
+ALONE_S = 2.0
+"""A probe may be older than the fault that cut its host off."""
+MOST_NOTES, NOTES_S = 10, 30.0
+"""Faults that come and go make for new suspicions; one that stays for ever fewer."""
 
 
 class PromiseBrokenError(AssertionError):
     """One of the promises of the ownership protocol does not hold; the text is the story that led there."""
-
-
-@dataclass(slots=True)
-class _Twice:
-    """Two hosts answer for one VIP, heard by the same clients."""
-
-    since: float
-    counted_from: float
-    """Since when nothing excuses it."""
-    limit_s: float
 
 
 class Promises:
@@ -51,13 +36,12 @@ class Promises:
         self.longest_gap: dict[IP, float] = dict.fromkeys(vips, 0.0)
         self.quiet_since = 0.0
         """When the last fault happened, or was mended."""
-        self.api_well_since = self.wire_well_since = 0.0
+        self.wire_well_since = 0.0
         self._time = time
         self._vips = vips
         self._lifetime_s = lifetime_s
         self._settled_s = settled_s
         self._unserved_since: dict[IP, float | None] = dict.fromkeys(vips, 0.0)
-        self._twice: dict[IP, _Twice] = {}
         self._unbroken: dict[IP, tuple[float, str]] = {}
         """VIPs that must not go unanswered until then, and why."""
         self._still: dict[IP, tuple[float, str]] = {}
@@ -67,7 +51,10 @@ class Promises:
     def watch(self, hosts: Iterable[Host], api: Api, segment: Segment) -> None:
         self._hosts = {host.name: host for host in hosts}
         self._api, self._segment = api, segment
-        api.inspect = self.check_write
+        self._uniqueness = Uniqueness(self._time, api, segment, lifetime_s=self._lifetime_s)
+        api.inspect, api.inspect_note = self.check_write, self.check_note
+        self._notes: dict[tuple[NodeName, NodeName], deque[float]] = {}
+        self._api_well_since: dict[NodeName, float] = dict.fromkeys(self._hosts, 0.0)
         self._agent_well_since: dict[NodeName, float] = dict.fromkeys(self._hosts, 0.0)
         self._answers_since: dict[IP, dict[NodeName, float]] = {}
 
@@ -89,8 +76,10 @@ class Promises:
     def wire_fault(self) -> None:
         self.wire_well_since = self._time.now
 
-    def api_fault(self) -> None:
-        self.api_well_since = self._time.now
+    def api_fault(self, host: Host | None = None) -> None:
+        """Of one host's way to the API, or of the API itself."""
+        for name in (host.name,) if host is not None else self._hosts:
+            self._api_well_since[name] = self._time.now
 
     # What is promised for a world in which nothing else is wrong
 
@@ -154,18 +143,16 @@ class Promises:
             self._segment.look()
             for vip in self._vips:
                 self._check_vip(vip)
-        elif self._twice:
-            for vip in tuple(self._twice):
+        else:
+            for vip in self._uniqueness.suspense:
                 self._check_vip(vip)
 
     def _check_vip(self, vip: IP) -> None:
         answering = self._segment.answering(vip)
         since_of = self._answers_since.setdefault(vip, {})
         self._answers_since[vip] = {host.name: since_of.get(host.name, self._time.now) for host in answering}
-        if len(answering) > 1:
-            self._check_twice(vip, answering)
-        else:
-            self._twice.pop(vip, None)
+        if broken := self._uniqueness.check(vip, answering):
+            self.broken(f"P1: {broken}")
         since = self._unserved_since[vip]
         if answering and since is not None:
             self.longest_gap[vip] = max(self.longest_gap[vip], self._time.now - since)
@@ -176,55 +163,30 @@ class Promises:
             if self._time.now < until_s and vip in self._api.services.wanted:
                 self.broken(f"{why}, and nobody answers for {vip}")
 
-    def _check_twice(self, vip: IP, answering: Sequence[Host]) -> None:
-        """P1. Clients in different parts of a segment never hear both."""
-        pairs = [pair for pair in combinations(answering, 2) if pair[0].part == pair[1].part]
-        if not pairs:
-            self._twice.pop(vip, None)
-            return
-        now = self._time.now
-        twice = self._twice.setdefault(vip, _Twice(since=now, counted_from=now, limit_s=P1_S))
-        for one, other in pairs:
-            from_s, limit_s = self._excuse(vip, one, other)
-            twice.counted_from = max(twice.counted_from, from_s)
-            twice.limit_s = max(twice.limit_s, limit_s)
-        # Whatever excuses it: an agent that turns hears of it in the end, one that does not loses its addresses.
-        overdue = now - twice.since > self._lifetime_s and not all(host.acts for host in answering)
-        if overdue or now - twice.counted_from > twice.limit_s + ROUNDING_S:
-            names = [host.name for host in answering]
-            self.broken(f"P1: {names} both answer for {vip} since {twice.since:.3f}, allowed {twice.limit_s} s")
-
-    def _excuse(self, vip: IP, one: Host, other: Host) -> tuple[float, float]:
-        """From when on two may not both answer, and for how long they may from then. docs/ownership.md, limits."""
-        segment, now = self._segment, self._time.now
-        counted_from, limit_s = 0.0, P1_S
-        for host, rival in ((one, other), (other, one)):
-            if not host.acts:
-                # Its agent hangs, or is being started anew: it cannot let go, nor say what it has.
-                counted_from = now
-            if host.thawed_at is not None:
-                # It does not know that it stood still.
-                counted_from = max(counted_from, host.thawed_at + WOKEN_S - P1_S)
-            if not host.informed and not segment.converse(host, rival):
-                # It cannot know by the API nor by the segment, while clients hear both.
-                counted_from = now
-        if now < segment.lossy_until + LOSSY_P1_S or segment.blocked:
-            # The successor's announcement may have been lost: the predecessor waits for it.
-            limit_s = max(limit_s, LOSSY_P1_S)
-        if not (one.informed and other.informed):
-            # Each was right in its part of the segment, and they hear of each other only now.
-            counted_from = max(counted_from, segment.healed_at)
-            limit_s = max(limit_s, HEALED_S)
-            if vip in segment.strangers:
-                # Who defends against a stranger has no announcement left for the other (RFC 5227: once in 10 s).
-                counted_from = now
-        return counted_from, limit_s
+    def heard(self, host: Host, vip: IP, by: NodeName | None) -> None:
+        """A host hears another announce, or answer for, a VIP."""
+        if by is not None:
+            self._uniqueness.heard(host, vip, by)
 
     def check_add(self, node: NodeName, act: AddAddress, agent: Ownership) -> None:
         """P1: an address is added under a claim, or, when nobody reaches the API, by agreement on the segment."""
         claim = agent.claims.get(act.vip)
         if (claim is None or claim.holder != node) and act.why is not Why.ARBITRATED:
             self.broken(f"P1: {node} adds {act.vip} and knows of no claim that names it")
+        host, segment = self._hosts[node], self._segment
+        if act.why is Why.ARBITRATED and self._time.now - self.wire_well_since > ALONE_S:
+            others = [each for each in self._hosts.values() if each is not host and segment.converse(host, each)]
+            if not others and host.part:
+                self.broken(f"P1: {node} takes {act.vip} by agreement with nobody")
+            if not segment.served(host):
+                self.broken(f"P1: {node} takes {act.vip} where nobody hears it")
+
+    def check_note(self, by: NodeName, about: NodeName) -> None:
+        """P7: a host that lives is not made to say so again and again."""
+        notes = self._notes.setdefault((by, about), deque(maxlen=MOST_NOTES))
+        notes.append(self._time.now)
+        if len(notes) == MOST_NOTES and notes[-1] - notes[0] < NOTES_S and notes[0] > self._segment.lossy_until:
+            self.broken(f"P7: {by} suspects {about} {MOST_NOTES} times within {notes[-1] - notes[0]:.1f} s")
 
     def check_write(self, node: NodeName, act: WriteClaim | DeleteClaim) -> None:
         """P6: silence that has other causes than the holder takes nothing from it. P7: no needless writes."""
@@ -237,6 +199,9 @@ class Promises:
             return
         if isinstance(act, WriteClaim) and act.holder == current.holder and act.why not in (Why.RETURNS, Why.LAPSED):
             self.broken(f"P7: {node} writes {act.vip} for {act.holder}, which has it already ({act.why})")
+        holder = self._hosts.get(current.holder)
+        if isinstance(act, WriteClaim) and act.why is Why.ARBITRATED and holder and not self._segment.served(holder):
+            return  # it answered nobody, and another does
         if current.holder != node and self._keeps(current.holder, act.vip):
             self.broken(f"P6: {node} takes {act.vip} from {current.holder}, which did nothing to lose it")
 
@@ -249,7 +214,7 @@ class Promises:
         if node not in self._api.services.weights:
             return False
         api_works = not self._api_troubled() and host.reaches_api and not host.stream.held
-        if api_works and now - self.api_well_since > settled_s:
+        if api_works and now - self._api_well_since[node] > settled_s:
             return True
         heard_since = max(self._answers_since.get(vip, {}).get(node, now), self.wire_well_since)
         return not self._segment.troubled() and now - heard_since > settled_s

@@ -16,7 +16,7 @@ LONGEST_PAUSE_S = 25.0
 MOST_STEPS = 12
 CURED_S = 0.5
 SETTLING_S, LONGEST_SETTLING_S = 5.0, 60.0
-"""How often it is looked whether the world is at rest, and when it must be: sessions expire, the deaf are heard again."""
+"""How often it is looked whether the world is at rest, and when it must be: by then all sessions would have expired."""
 FINALE_S = 8.0
 
 Happening = Callable[[World, Host, IP], object]

@@ -205,4 +205,3 @@ class _Watch:
         if not silent:
             host.hears(self._vip, self.target.mac, self._segment.node_of(self.target.mac), FRAME_S)
         return True
-

@@ -49,9 +49,12 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
         size //= 2
     if schedule.finale is not None and steps:
         yield replace(schedule, finale=None)
-    for field in ("lost_reply_chance", "spike_chance", "lost"):
-        if getattr(schedule, field):
-            yield replace(schedule, **{field: 0})
+    if schedule.lost_reply_chance:
+        yield replace(schedule, lost_reply_chance=0.0)
+    if schedule.spike_chance:
+        yield replace(schedule, spike_chance=0.0)
+    if schedule.lost:
+        yield replace(schedule, lost=0)
     for at, (pause_s, fault, number) in enumerate(steps):
         for shorter_s in (SHORTEST_S, round(pause_s / 2, 2), float(round(pause_s))):
             if SHORTEST_S <= shorter_s < pause_s * 0.9:

@@ -64,7 +64,7 @@ class World:
         """Whose kernels have the address and would answer, heard or not."""
         return [host.name for host in self.hosts.values() if host.powered and host.has(vip)]
 
-    def _fault(self, text: str, *, agent: Host | None = None, wire: bool = False, api: bool = False) -> None:
+    def _fault(self, text: str, *, agent: Host | None = None, wire: bool = False, api: bool | Host = False) -> None:
         self.time.tell(text)
         self.promises.fault()
         if agent is not None:
@@ -73,7 +73,7 @@ class World:
             self.promises.wire_fault()
             self.segment.changed = True
         if api:
-            self.promises.api_fault()
+            self.promises.api_fault(api if isinstance(api, Host) else None)
 
     # Hosts and their agents
 
@@ -171,7 +171,7 @@ class World:
 
     def cut(self, host: Host, *, off: bool) -> None:
         if host.reaches_api == off:
-            self._fault(f"{host.name} is {'cut off from' if off else 'connected to'} the API", api=True)
+            self._fault(f"{host.name} is {'cut off from' if off else 'connected to'} the API", api=host)
             host.reaches_api = not off
             host.api_changed()
 
@@ -183,18 +183,18 @@ class World:
 
     def stall_watch(self, host: Host) -> None:
         for_s = self.time.random.uniform(0.2, 8.0)
-        self._fault(f"the watch of {host.name} stalls for {for_s:.1f} s", api=True)
+        self._fault(f"the watch of {host.name} stalls for {for_s:.1f} s", api=host)
         stream = host.stream
         hold = stream.hold()
 
         def release() -> None:
-            self._fault(f"the watch of {host.name} flows", api=True)
+            self._fault(f"the watch of {host.name} flows", api=host)
             stream.release(hold)
 
         self.time.after(for_s, release)
 
     def lose_watch(self, host: Host) -> None:
-        self._fault(f"the watch of {host.name} breaks", api=True)
+        self._fault(f"the watch of {host.name} breaks", api=host)
         host.lose_watch()
 
     # The segment
@@ -227,14 +227,14 @@ class World:
         """A cable is pulled: no carrier, no segment, no API."""
         if host.carrier and host.powered:
             self.promises.dies(host)
-            self._fault(f"the cable of {host.name} is pulled", agent=host, wire=True, api=True)
+            self._fault(f"the cable of {host.name} is pulled", agent=host, wire=True, api=host)
             host.reaches_api = False
             host.plug(plugged=False)
             host.api_changed()
 
     def plug(self, host: Host) -> None:
         if not host.carrier:
-            self._fault(f"the cable of {host.name} is plugged in", agent=host, wire=True, api=True)
+            self._fault(f"the cable of {host.name} is plugged in", agent=host, wire=True, api=host)
             host.reaches_api = True
             host.plug(plugged=True)
             host.api_changed()

@@ -98,6 +98,8 @@ class Informer(Generic[K, T]):
         """The list was complete at least once."""
         self.last_event_at: Instant | None = None
         """When the API last said anything about this kind: a list, a change, a bookmark."""
+        self.listed_version = ""
+        """Of the last complete list; empty before the first."""
         self.trouble: str | None = None
         """Why it cannot be read at the moment; None while it can."""
         self._api = api
@@ -171,7 +173,7 @@ class Informer(Generic[K, T]):
             more = page.metadata.more
             if not more:
                 break
-        self._version = page.metadata.resource_version
+        self._version = self.listed_version = page.metadata.resource_version
         self._heard()
         gone = [key for key in self.items if key not in fresh]
         changed = [key for key, value in fresh.items() if self.items.get(key) != value]
