@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hostagent.core.arbitrate import RANK_STEP_S
 from hostagent.core.candidates import rendezvous
-from hostagent.core.judge import RANK_STEP_S
 from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import Claim
 

@@ -6,10 +6,9 @@ leave; taking comes last and needs a compare-and-swap, or, when nobody reaches t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-from hostagent.model.names import IP, Instant, Mac, NodeName
+from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S, arbitrate, settle
+from hostagent.core.view import Rival, Standing, Verdict, View
+from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
@@ -34,127 +33,6 @@ HANDING_S = 1.0
 """For so long after a hand-over the predecessor may still be heard, and is no conflict to report."""
 CONFIRM_S = 0.1
 """How long a holder that hears one of our hosts announce its VIP waits for the API's word that it is still its own."""
-SILENCE_VALID_S = 1.0
-"""A probe that found silence permits a claim for this long; afterwards it is asked again."""
-PROBE_AGAIN_S = 1.0
-"""Pause before a VIP that somebody answered for is probed again."""
-RANK_STEP_S = 2.0
-"""How much longer each further standby waits, in case a better-ranked one is alive but does not act."""
-
-
-class Standing(StrEnum):
-    """What is known of the holder that a claim names."""
-
-    LIVE = "live"
-    SUSPECTED = "suspected"
-    """Its VIPs are silent; it may still refute."""
-    DEAD = "dead"
-    """It was suspected and did not refute."""
-    EXPIRED = "expired"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probed:
-    """What the last probe of a VIP found: silence, or the MAC that answered."""
-
-    at: Instant
-    by: Mac | None
-    witnessed: bool = False
-    """So many other machines of the segment answered that it cannot be this host that is cut off."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
-    """Another machine was heard to announce or answer for a VIP that this host holds."""
-
-    mac: Mac
-    node: NodeName | None
-    """Which of our hosts it is; None for a stranger."""
-    since: Instant
-    """When it was heard first, since the API last confirmed the claim."""
-    heard_at: Instant
-    """When it was heard last."""
-    confirmed: bool = False
-    """The API said after that that the claim is still this host's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """All that one host knows about one VIP at one moment."""
-
-    vip: IP
-    me: NodeName
-    wanted: bool
-    """Some Service has this address."""
-    stopping: bool
-    draining: bool = False
-    entitled: bool
-    """`me` is a candidate."""
-    position: int | None
-    """Place of `me` among the candidates that are alive, 0 the best; None when `me` may not claim now."""
-    heir: NodeName | None
-    """The best candidate that is alive and is not `me`."""
-    target: NodeName | None = None
-    """To whom the VIP shall go though `me` could keep it: an operator asked for it, or a preferred node is back."""
-    target_why: Why = Why.ASKED
-    target_at: Instant | None = None
-    """When a preferred node that is back will have been back for long enough."""
-    claim: Claim | None
-    standing: Standing | None
-    """Of the claim's holder; None when there is none."""
-    last_sign_at: Instant | None
-    """When the holder's session was last seen to change."""
-    expires_at: Instant | None
-    """When the holder will count as expired, unless it is heard of before."""
-    barred_at: Instant | None = None
-    """When a holder that is no candidate any more will have had its time to let go."""
-    held: bool
-    """The address is on an interface of this host."""
-    placed: bool
-    """It is on the interface where it should be."""
-    unplugged: bool = False
-    """That interface has had no carrier for so long that others may have taken over."""
-    arbitrated: bool = False
-    """It was taken by agreement on the segment; the claim does not say so yet."""
-    lapsed: bool
-    """The address expired under a claim of this host: what is known of the claim may be as old as that."""
-    in_doubt: bool
-    """What is known of the claim may be old: the agent stalled a moment ago, its watch is behind, or this host took the
-    address off under a claim of its own and has not yet heard that the claim was released."""
-    api_lost: bool = False
-    """This host does not reach the API."""
-    alone_at: Instant | None = None
-    """From when the hosts on the segment may settle things among themselves; None: the API is there, or never."""
-    fenced: bool = False
-    """`on_api_loss = "fence"`, and others may soon count this host as gone."""
-    order: int | None = None
-    """Place of `me` among all candidates but the holder, alive or not: while the API is away nobody knows."""
-    silent_since: Instant | None = None
-    """Since when the holder has not answered for what it holds, as the wire says; None while it does."""
-    writing: bool
-    probing: bool
-    probed: Probed | None
-    rival: Rival | None = None
-    reading: bool = False
-    """The API is being asked whether the claim is still this host's."""
-    defended_at: Instant | None = None
-    """When this host last answered a rival with an announcement of its own."""
-    heard_successor: bool
-    """Another host announced the VIP since the claim last changed."""
-    open_since: Instant | None
-    """Since when the VIP has been seen free to claim by a candidate."""
-    sweeps: bool
-    """This host is the allocator and clears claims away that nobody needs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What to do now, why, and when to ask again even if nothing happens."""
-
-    acts: tuple[Act, ...] = ()
-    why: Why
-    wake_at: Instant | None = None
 
 
 def judge(view: View, now: Instant) -> Verdict:
@@ -237,7 +115,7 @@ def _stay(view: View, claim: Claim, now: Instant) -> Verdict:
         return Verdict(why=Why.HOLDS, wake_at=view.target_at)
     if (view.lapsed or view.in_doubt) and not view.held:
         if view.alone_at is not None:
-            return _arbitrate(view, now)
+            return arbitrate(view, now)
         return _ask_before_adding(view, claim)
     handed = claim.predecessor is not None
     detail = f"handed over by {claim.predecessor}" if handed else ""
@@ -320,9 +198,9 @@ def _free(view: View, now: Instant) -> Verdict:
 def _anothers(view: View, claim: Claim, now: Instant) -> Verdict:
     """The claim names another host: obey it, and stand by until that host is known to be gone."""
     if view.held:
-        return _settle(view, claim, now) if view.arbitrated else _obey(view, claim, now)
+        return settle(view, claim, now) if view.arbitrated else _obey(view, claim, now)
     if view.alone_at is not None:
-        return _arbitrate(view, now)
+        return arbitrate(view, now)
     silent_s = now - (view.last_sign_at if view.last_sign_at is not None else claim.seen_at)
     match view.standing:
         case Standing.ENDED:
@@ -402,54 +280,6 @@ def _take(view: View, why: Why, detail: str, now: Instant) -> Verdict:
 
 
 def _claim(view: View, why: Why, detail: str) -> WriteClaim:
-    silent = why in (Why.DEAD, Why.EXPIRED, Why.ARBITRATED) and view.claim is not None
+    silent = why in (Why.DEAD, Why.EXPIRED) and view.claim is not None
     replaced = view.claim.holder if silent and view.claim is not None else None
     return WriteClaim(vip=view.vip, holder=view.me, replaced=replaced, expected=view.claim, why=why, detail=detail)
-
-
-def _arbitrate(view: View, now: Instant) -> Verdict:
-    """Nobody reaches the API. Who sees the VIP silent, and is not alone in being heard, answers: best-ranked first.
-
-    The host that the claim names goes first for what it let go of; others only when the wire says that the holder is
-    silent. No majority among the other hosts, no answer: it may be this host that the segment lost.
-    """
-    mine = view.claim is not None and view.claim.holder == view.me
-    silent_since = view.open_since if mine else view.silent_since
-    if view.order is None or view.stopping or view.draining or silent_since is None:
-        return Verdict(why=Why.STANDS_BY)
-    since = max(view.alone_at or now, silent_since)
-    turn_at = Instant(since + view.order * RANK_STEP_S)
-    if now < turn_at:
-        return Verdict(why=Why.STANDS_BY, wake_at=turn_at)
-    if view.probing:
-        return Verdict(why=Why.WAITS)
-    if view.probed is not None and view.probed.at >= since:
-        again_at = Instant(view.probed.at + PROBE_AGAIN_S)
-        if view.probed.by is None and view.probed.witnessed and now <= view.probed.at + SILENCE_VALID_S:
-            detail = "nobody reaches the API, and nobody answered the probe"
-            return Verdict(acts=(AddAddress(vip=view.vip, why=Why.ARBITRATED, detail=detail),), why=Why.ARBITRATED)
-        if now < again_at:
-            return Verdict(why=Why.ANSWERED if view.probed.by else Why.ALONE, wake_at=again_at)
-    return Verdict(acts=(Probe(vip=view.vip),), why=Why.WAITS)
-
-
-def _settle(view: View, claim: Claim, now: Instant) -> Verdict:
-    """Taken by arbitration: hold it while the API is away, then ask once more and write the claim, or let go."""
-    if view.api_lost:
-        if view.silent_since is None:
-            detail = f"{claim.holder} answers again, and the claim names it"
-            return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
-        return Verdict(why=Why.ARBITRATED)
-    if view.writing or view.probing:
-        return Verdict(why=Why.ARBITRATED)
-    fresh = view.probed is not None and now <= view.probed.at + SILENCE_VALID_S
-    answered_by = view.rival.mac if view.rival is not None else view.probed.by if view.probed and fresh else None
-    if answered_by is not None:
-        detail = f"{answered_by} answers for it, and the claim names {claim.holder}"
-        return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
-    if fresh:
-        return Verdict(
-            acts=(_claim(view, Why.ARBITRATED, "taken while the API was away, and nobody else answers"),),
-            why=Why.ARBITRATED,
-        )
-    return Verdict(acts=(Probe(vip=view.vip),), why=Why.ARBITRATED)

@@ -7,16 +7,17 @@ Nothing else in the program decides about a VIP. The same object runs in the age
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hostagent.core.agenda import Agenda
 from hostagent.core.candidates import Ranking
 from hostagent.core.hosts import RETRY_S, Hosts
-from hostagent.core.judge import Probed, Verdict, judge
+from hostagent.core.judge import judge
 from hostagent.core.moves import plan, refusal
 from hostagent.core.reach import Reach
 from hostagent.core.situation import CARRIER_S, CATCH_UP_S, Situation
+from hostagent.core.view import Probed, Verdict
 from hostagent.core.vip import RECONFIRM_S, Vip
 from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
@@ -63,8 +64,7 @@ class Ownership:
     _replaced: dict[NodeName, dict[IP, Instant]] = field(default_factory=dict)
     """What this host took from silent hosts, and when it learnt so."""
     _rankings: dict[IP, Ranking] = field(default_factory=dict)
-    _dirty: set[IP] = field(default_factory=set)
-    _due: list[tuple[Instant, str, IP]] = field(default_factory=list)
+    _agenda: Agenda = field(default_factory=Agenda)
     _turned_at: Instant | None = None
     _doubt_until: Instant | None = None
     _sweeps: bool = False
@@ -89,7 +89,7 @@ class Ownership:
     @sweeps.setter
     def sweeps(self, yes: bool) -> None:
         if yes and not self._sweeps:
-            self._dirty.update(vip for vip, known in self._vips.items() if known.ranking is None)
+            self._agenda.touch(vip for vip, known in self._vips.items() if known.ranking is None)
         self._sweeps = yes
 
     @property
@@ -101,7 +101,7 @@ class Ownership:
     def draining(self, yes: bool) -> None:
         if yes != self._draining:
             self._draining = yes
-            self._dirty.update(self._vips)
+            self._agenda.touch(self._vips)
 
     # What was seen at the API
 
@@ -111,17 +111,17 @@ class Ownership:
         This is promise P6: when the API was away nobody could renew, so nobody's silence means anything.
         """
         if self.hosts.stream_alive(now):
-            self._dirty.update(self._vips)  # who had counted as expired is alive again, this host among them
+            self._agenda.touch(self._vips)  # who had counted as expired is alive again, this host among them
 
     def session_seen(self, node: NodeName, session: Session | None, now: Instant) -> None:
         """A session Lease appeared, changed or went (None)."""
         self.lease_stream_alive(now)
         was_suspected = self.hosts.suspected(node)
         if self.hosts.seen(node, session, now):
-            self._dirty.update(self._vips)
+            self._agenda.touch(self._vips)
             self._watch_anew = True
         if self.hosts.suspected(node) != was_suspected:
-            self._dirty.update(self._claimed.get(node, ()))
+            self._agenda.touch(self._claimed.get(node, ()))
             self._watch_anew = True
             if was_suspected:
                 self._watching.refuted(node, now)
@@ -135,11 +135,11 @@ class Ownership:
         if now - asked_at > self.stall_s:
             self.session_read_failed(node, now)
         elif self.hosts.read(node, session):
-            self._dirty.update(self._claimed.get(node, ()))
+            self._agenda.touch(self._claimed.get(node, ()))
             self._watch_anew = True
         else:
             self._watching.refuted(node, now)
-            self._dirty.update(self._claimed.get(node, ()))
+            self._agenda.touch(self._claimed.get(node, ()))
 
     def session_read_failed(self, node: NodeName, now: Instant) -> None:
         """The API did not say whether a suspected host has refuted."""
@@ -157,7 +157,7 @@ class Ownership:
         self._reach.lost_at = None if reachable else now
         self._told_alone = False
         self._watch_anew = True
-        self._dirty.update(self._vips)
+        self._agenda.touch(self._vips)
 
     def claim_seen(self, vip: IP, claim: Claim | None, now: Instant) -> None:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
@@ -176,7 +176,7 @@ class Ownership:
             if claim is not None and claim.replaced is not None and known.holder == self.me:
                 self._replaced.setdefault(claim.replaced, {})[vip] = now
             self._watch_anew = True
-        self._dirty.add(vip)
+        self._agenda.touch((vip,))
 
     def claim_read(self, vip: IP, *, ok: bool, now: Instant) -> None:
         """The API was asked who holds the VIP; what it said came by `claim_seen` before this."""
@@ -185,8 +185,8 @@ class Ownership:
         if ok and known.holder == self.me:
             known.confirmed()
         elif not ok:
-            self._wake(vip, known, Instant(now + RETRY_S))
-        self._dirty.add(vip)
+            self._agenda.wake(vip, Instant(now + RETRY_S))
+        self._agenda.touch((vip,))
 
     def ranking_is(self, vip: IP, ranking: Ranking | None) -> None:
         """Who may answer for the VIP now; None when no Service uses it any more."""
@@ -197,7 +197,7 @@ class Ownership:
                 self._rankings.pop(vip, None)
             else:
                 self._rankings[vip] = ranking
-            self._dirty.add(vip)
+            self._agenda.touch((vip,))
             self._watch_anew = True
 
     # What was seen on this host and its segments
@@ -207,13 +207,13 @@ class Ownership:
         known = self._vip(vip)
         if known.held_on != interface:
             known.held_on = interface
-            self._dirty.add(vip)
+            self._agenda.touch((vip,))
 
     def lapsed(self, vip: IP) -> None:
         """The kernel ended the address by its lifetime: this agent, or the one before it, had stopped turning."""
         known = self._vip(vip)
         known.held_on, known.lapsed, known.arbitrated = None, True, False
-        self._dirty.add(vip)
+        self._agenda.touch((vip,))
 
     def carrier_is(self, interface: InterfaceName, *, up: bool, now: Instant) -> None:
         """Whether the interface is there and has a carrier.
@@ -227,7 +227,7 @@ class Ownership:
         elif now - self._down_since.pop(interface) >= CARRIER_S:
             for known in self._vips.values():  # others may have taken what went with the interface
                 known.let_go |= known.holder == self.me and known.held_on is None
-        self._dirty.update(vip for vip, known in self._vips.items() if known.held_on == interface)
+        self._agenda.touch(vip for vip, known in self._vips.items() if known.held_on == interface)
 
     def heard(self, vip: IP, mac: Mac, by: NodeName | None, now: Instant) -> None:
         """Another machine announced or answered for the VIP: the host `by`, or a stranger (None)."""
@@ -236,12 +236,12 @@ class Ownership:
             return
         known.heard(mac, by, me=self.me, now=now)
         if known.held_on is not None:
-            self._dirty.add(vip)
+            self._agenda.touch((vip,))
         guard = self._watching.guards.get(vip)
         if guard is not None and guard.holder == by and known.holder == self.me:  # it is back, with all that it had
             for each in self._replaced.get(guard.holder, ()):
                 self._vips[each].rival_is(mac, by, me=self.me, now=now)
-                self._dirty.add(each)
+                self._agenda.touch((each,))
 
     def watch_found(self, vip: IP, *, silent: bool, now: Instant) -> None:
         """The wire says that a watched VIP fell silent, or is answered again."""
@@ -250,7 +250,7 @@ class Ownership:
             return  # this host cannot hear it
         holder = self._watching.found(vip, silent=silent, now=now)
         if holder is not None and self._reach.alone(now):
-            self._dirty.update(self._claimed.get(holder, ()))
+            self._agenda.touch(self._claimed.get(holder, ()))
 
     def probed(self, vip: IP, by: Mac | None, now: Instant, witnesses: int = 0) -> None:
         """A probe has ended: answered by this MAC, or by nobody; so many of the witnesses answered.
@@ -264,7 +264,7 @@ class Ownership:
             by=by,
             witnessed=0 < known.witnesses <= witnesses,
         )
-        self._dirty.add(vip)
+        self._agenda.touch((vip,))
 
     def probe_failed(self, vip: IP, now: Instant) -> None:
         """The probe could not be sent: it says nothing, so it is asked for again."""
@@ -285,13 +285,13 @@ class Ownership:
                 known.lapsed = known.let_go = False
         else:
             known.probed = None  # whoever was quicker may answer by now
-        self._dirty.add(vip)
+        self._agenda.touch((vip,))
         if outcome is Write.UNKNOWN:
             self._again(vip, known, Instant(now + RETRY_S))
 
     def ask_again(self, vip: IP, at: Instant) -> None:
         """An act could not be done yet, or failed: judge the VIP once more then."""
-        self._wake(vip, self._vip(vip), at)
+        self._agenda.wake(vip, at)
 
     def ask_move(self, vip: IP, node: NodeName, now: Instant) -> str:
         """Hand the VIP over to this node. Returns why that cannot be, or an empty string."""
@@ -299,7 +299,7 @@ class Ownership:
         why_not = refusal(vip, known, node, me=self.me, hosts=self.hosts, now=now)
         if known is not None and not why_not:
             known.asked = node
-            self._dirty.add(vip)
+            self._agenda.touch((vip,))
         return why_not
 
     def plan(self, now: Instant) -> tuple[Move, ...]:
@@ -311,13 +311,13 @@ class Ownership:
         mine = tuple(move for move in self.plan(now) if move.holder == self.me)
         for move in mine:
             self._vips[move.vip].asked = move.to
-            self._dirty.add(move.vip)
+            self._agenda.touch((move.vip,))
         return mine
 
     def stop(self) -> None:
         """Hand over everything from now on, and take nothing."""
         self.stopping = True
-        self._dirty.update(self._vips)
+        self._agenda.touch(self._vips)
 
     # What follows
 
@@ -331,32 +331,25 @@ class Ownership:
             self._doubt_until = Instant(now + CATCH_UP_S)
         self._turned_at = now
         self._look_around(now)
-        while self._due and self._due[0][0] <= now:
-            due_at, _, vip = heapq.heappop(self._due)
-            if vip in self._vips:
-                self._dirty.add(vip)
-                if self._vips[vip].due_at == due_at:
-                    self._vips[vip].due_at = None
         situation = self._situation(now)
         acts: list[Act] = self.hosts.turn(now)
         if self._trusts_itself(now):
             acts += self._watching.turn(now)
-        for vip in sorted(self._dirty, key=lambda ip: (ip.version, int(ip))):
-            known = self._vips[vip]
-            if known.forgettable:
-                del self._vips[vip]
+        for vip in self._agenda.take(now):
+            known = self._vips.get(vip)
+            if known is None or known.forgettable:
+                self._vips.pop(vip, None)
                 continue
             judged = self._judge(vip, known, situation)
             acts += judged
             if any(isinstance(act, RemoveAddress) and act.why is Why.CHALLENGED for act in judged):
                 acts += self._announce_others(vip, now)
-        self._dirty.clear()
         return acts
 
     def next_wake(self, now: Instant) -> Instant | None:
         """When `turn` must be called even if nothing happens."""
         wakes = [
-            self._due[0][0] if self._due else None,
+            self._agenda.next_at(),
             self.hosts.next_at(),
             self._watching.next_at(now),
             self._reach.next_at(now),
@@ -421,13 +414,13 @@ class Ownership:
         stale = self.hosts.stale(now)
         if stale != self._told_stale:
             self._told_stale = stale
-            self._dirty.update(self._vips)
+            self._agenda.touch(self._vips)
         alone = self._reach.alone(now)
         if alone and not self._told_alone:
             self._told_alone = self._watch_anew = True
-            self._dirty.update(self._vips)
+            self._agenda.touch(self._vips)
         if self._reach.fenced(now):
-            self._dirty.update(vip for vip, known in self._vips.items() if known.held_on is not None)
+            self._agenda.touch(vip for vip, known in self._vips.items() if known.held_on is not None)
         if self._watch_anew:
             self._watch_anew = False
             self._watching.choose(self._claimed, self._rankings, taken=self._replaced, alone=alone, now=now)
@@ -456,13 +449,13 @@ class Ownership:
         verdict = known.verdict = judge(view, now)
         for wake_at in (verdict.wake_at, situation.unplugged_at(known)):
             if wake_at is not None and wake_at > now:
-                self._wake(vip, known, wake_at)
+                self._agenda.wake(vip, wake_at)
         waits = known.not_before is not None and now < known.not_before
         acts: list[Act] = []
         for act in verdict.acts:
             match act:
                 case WriteClaim() | DeleteClaim() | ReadClaim() if waits:
-                    self._wake(vip, known, known.not_before or now)
+                    self._agenda.wake(vip, known.not_before or now)
                     continue
                 case ReportConflict(mac=mac) if known.conflict == mac:
                     continue  # told already
@@ -490,12 +483,7 @@ class Ownership:
 
     def _again(self, vip: IP, known: Vip, at: Instant) -> None:
         known.not_before = at
-        self._wake(vip, known, at)
-
-    def _wake(self, vip: IP, known: Vip, at: Instant) -> None:
-        if known.due_at is None or at < known.due_at:
-            known.due_at = at
-            heapq.heappush(self._due, (at, str(vip), vip))
+        self._agenda.wake(vip, at)
 
     def _vip(self, vip: IP) -> Vip:
         return self._vips.setdefault(vip, Vip())

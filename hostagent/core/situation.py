@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hostagent.core.candidates import Candidate
 from hostagent.core.hosts import Hosts
-from hostagent.core.judge import Standing, View
+from hostagent.core.view import Standing, View
 from hostagent.core.vip import DAMPED_MOVES, DAMPED_S, Vip
 from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, NodeName

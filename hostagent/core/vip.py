@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from hostagent.core.candidates import Ranking
 from hostagent.core.hosts import older
-from hostagent.core.judge import DEFEND_S, Probed, Rival, Verdict
+from hostagent.core.judge import DEFEND_S
+from hostagent.core.view import Probed, Rival, Verdict
 from hostagent.model.names import Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
@@ -67,8 +68,6 @@ class Vip:
     barred_since: Instant | None = None
     """Since when the holder has been no candidate, as far as this host knows."""
     moved_at: deque[Instant] = field(default_factory=lambda: deque(maxlen=DAMPED_MOVES))
-    due_at: Instant | None = None
-    """The earliest entry in the queue of wake-ups; later ones need no entry, as each judgement asks anew."""
     open_since: Instant | None = None
     conflict: Mac | None = None
     """The stranger that was reported already."""

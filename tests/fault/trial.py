@@ -58,8 +58,8 @@ class Trial:
 
 
 def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, at_least_s: float = 0.0, short: bool = False) -> Trial:
-    """Do it, undo it, wait until all is settled, and until `at_least_s` after the fault's begin: in a shorter time there
-    is no rate of writes.
+    """Do it, undo it, wait until all is settled. With `at_least_s`, watch for so long from the fault's begin: in a
+    shorter time there is no rate of writes.
 
     Raises TimeoutError if the fault has not its effect, or if things do not settle after it. The cure is done in any
     case once the fault has begun.

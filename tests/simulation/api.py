@@ -167,12 +167,9 @@ class Api:
         return stream
 
     def snapshot(self) -> Mapping[Key, Value]:
-        found: dict[Key, Value] = {SERVICES: self.services}
-        for session in self.sessions.values():
-            found[session.node] = session
-        for vip, claim in self.claims.items():
-            found[vip] = claim
-        return found
+        sessions: dict[Key, Value] = {node: session for node, session in self.sessions.items()}  # noqa: C416
+        claims: dict[Key, Value] = {vip: claim for vip, claim in self.claims.items()}  # noqa: C416
+        return {SERVICES: self.services, **sessions, **claims}
 
     def publish(self, key: Key, value: Value) -> None:
         for stream in self._streams.values():

@@ -13,7 +13,7 @@ from hostagent.core.ownership import Ownership
 from hostagent.model.names import IP, NodeName
 from hostagent.model.ownership import AddAddress, DeleteClaim, Why, WriteClaim
 from tests.simulation.timeline import Timeline
-from tests.simulation.uniqueness import Uniqueness
+from tests.simulation.uniqueness import ROUNDING_S, Uniqueness
 
 if TYPE_CHECKING:
     from tests.simulation.api import Api
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.simulation.segment import Segment
 
 P2_S = 1.0
+DEGRADED_AFTER_S, DEGRADED_S = 25.0, 5.0
+"""While the API is away the segment decides: after an outage of a session's duration, and the best-ranked first."""
 ALONE_S = 2.0
 """A probe may be older than the fault that cut its host off."""
 MOST_NOTES, NOTES_S = 10, 30.0
@@ -32,15 +34,18 @@ class PromiseBrokenError(AssertionError):
 
 
 class Promises:
-    def __init__(self, time: Timeline, vips: Sequence[IP], *, lifetime_s: float, settled_s: float) -> None:
+    def __init__(self, time: Timeline, vips: Sequence[IP], *, lifetime_s: float, duration_s: float) -> None:
         self.longest_gap: dict[IP, float] = dict.fromkeys(vips, 0.0)
         self.quiet_since = 0.0
         """When the last fault happened, or was mended."""
         self.wire_well_since = 0.0
+        self.api_back_at = 0.0
+        self.api_gone_at = 0.0
         self._time = time
         self._vips = vips
         self._lifetime_s = lifetime_s
-        self._settled_s = settled_s
+        self._duration_s = duration_s
+        self._settled_s = 2 * duration_s
         self._unserved_since: dict[IP, float | None] = dict.fromkeys(vips, 0.0)
         self._unbroken: dict[IP, tuple[float, str]] = {}
         """VIPs that must not go unanswered until then, and why."""
@@ -83,9 +88,13 @@ class Promises:
 
     # What is promised for a world in which nothing else is wrong
 
-    def all_well(self, but: Host | None = None) -> bool:
+    def all_well(self) -> bool:
         """Nothing has happened for a while, and nothing is left of it; a host that is long gone is nothing."""
-        if self._time.now - self.quiet_since < self._settled_s or self._api_troubled() or self._segment.troubled():
+        return self._api.up and self._all_well()
+
+    def _all_well(self, but: Host | None = None) -> bool:
+        quiet_s = self._settled_s if self._api.up else DEGRADED_AFTER_S
+        if self._time.now - self.quiet_since < quiet_s or self._api_troubled() or self._segment.troubled():
             return False
         return all(host is but or self._well(host) or self._gone(host) for host in self._hosts.values())
 
@@ -100,7 +109,7 @@ class Promises:
 
     def _api_troubled(self) -> bool:
         api = self._api
-        return not api.up or api.slow or api.throttled or api.lost_reply_chance > 0 or api.spike_chance > 0
+        return api.slow or api.throttled or api.lost_reply_chance > 0 or api.spike_chance > 0
 
     def may_follow(self, vip: IP, host: Host) -> bool:
         """Whether another host is there to answer for what this one answers for."""
@@ -112,16 +121,26 @@ class Promises:
 
     def dies(self, host: Host) -> None:
         """P2: what this host answers for is answered again in time, if all is well but this. Told before it dies."""
-        if not self._well(host) or host.name not in self._api.services.weights or not self.all_well(but=host):
+        if not host.acts or host.name not in self._api.services.weights or not self._all_well(but=host):
+            return
+        if self._api.up:
+            within_s = P2_S
+        elif self._time.now - self.api_gone_at > DEGRADED_AFTER_S and self._know_of_the_outage(host):
+            within_s = DEGRADED_S
+        else:
             return
         faults = self._faults + 1
         for vip in [vip for vip in self._vips if host.has(vip) and self.may_follow(vip, host)]:
 
             def look(vip: IP = vip) -> None:
                 if self._faults == faults and not self._segment.answering(vip):
-                    self.broken(f"P2: nobody answers for {vip} {P2_S} s after {host.name} died")
+                    self.broken(f"P2: nobody answers for {vip} {within_s} s after {host.name} died")
 
-            self._time.after(P2_S, look)
+            self._time.after(within_s, look)
+
+    def _know_of_the_outage(self, but: Host) -> bool:
+        """All other hosts are there to agree on who answers, and have no API to ask."""
+        return all(each is but or (self._well(each) and not each.draining) for each in self._hosts.values())
 
     def leaves(self, host: Host, for_s: float) -> None:
         """P3: nothing goes unanswered when a host stops, drains or loses its candidacy. Told after `fault`."""
@@ -200,8 +219,13 @@ class Promises:
         if isinstance(act, WriteClaim) and act.holder == current.holder and act.why not in (Why.RETURNS, Why.LAPSED):
             self.broken(f"P7: {node} writes {act.vip} for {act.holder}, which has it already ({act.why})")
         holder = self._hosts.get(current.holder)
-        if isinstance(act, WriteClaim) and act.why is Why.ARBITRATED and holder and not self._segment.served(holder):
+        why = act.why if isinstance(act, WriteClaim) else Why.NOT_WANTED
+        if why is Why.ARBITRATED and holder is not None and not self._segment.served(holder):
             return  # it answered nobody, and another does
+        if why is Why.EXPIRED and self._time.now - self.api_back_at < self._duration_s - ROUNDING_S:
+            self.broken(
+                f"P6: {node} takes {act.vip} from {current.holder}, which could not renew while the API was away"
+            )
         if current.holder != node and self._keeps(current.holder, act.vip):
             self.broken(f"P6: {node} takes {act.vip} from {current.holder}, which did nothing to lose it")
 
@@ -213,7 +237,7 @@ class Promises:
             return False
         if node not in self._api.services.weights:
             return False
-        api_works = not self._api_troubled() and host.reaches_api and not host.stream.held
+        api_works = self._api.up and not self._api_troubled() and host.reaches_api and not host.stream.held
         if api_works and now - self._api_well_since[node] > settled_s:
             return True
         heard_since = max(self._answers_since.get(vip, {}).get(node, now), self.wire_well_since)

@@ -74,7 +74,15 @@ CURES_OF_ALL = ("api_up", "api_quick", "unthrottle", "lossless")
 CURES_OF_THE_LOST = ("thaw", "uncut", "plug", "join")
 """For the one host that stays as the faults left it: it may be dead, hung, stopped or no candidate, but not alone."""
 CURES = ("thaw", "power_on", "resume", "start_stopped", "undrain", "uncut", "plug", "join", "entitle")
-FINALES = ("power_off", "unplug", "stop_agent", "drain", "restart_agent", "disentitle")
+FINALES: Mapping[str, tuple[tuple[float, str], ...]] = {
+    "it loses power": ((0.0, "power_off"),),
+    "its cable is pulled": ((0.0, "unplug"),),
+    "it is stopped": ((0.0, "stop_agent"),),
+    "it drains": ((0.0, "drain"),),
+    "its agent is restarted": ((0.0, "restart_agent"),),
+    "it is no candidate": ((0.0, "disentitle"),),
+    "it dies in an outage": ((0.0, "api_down"), (30.0, "power_off")),
+}
 """What happens to a host when all is well again: most promises are about that."""
 
 Step = tuple[float, str, int]
@@ -120,7 +128,7 @@ def drawn(seed: int) -> Schedule:
         lost_reply_chance=rng.choice((0.0, 0.3)),
         spike_chance=rng.choice((0.0, 0.0, 0.05)),
         lost=rng.randint(0, HOSTS),
-        finale=(rng.choice(FINALES), rng.randint(1, HOSTS)) if rng.random() < 0.5 else None,
+        finale=(rng.choice(tuple(FINALES)), rng.randint(1, HOSTS)) if rng.random() < 0.5 else None,
     )
 
 
@@ -173,8 +181,12 @@ def perform(schedule: Schedule) -> World:
     if schedule.finale is not None:
         world.run(world.promises.quiet_since + WELL_S + CURED_S)
         settle(world)
-        happen(world, *schedule.finale)
+        name, number = schedule.finale
+        for pause_s, fault in FINALES[name]:
+            world.run(world.now + pause_s)
+            happen(world, fault, number)
         world.run(world.now + FINALE_S)
+        happen(world, "api_up", number)
         settle(world)
     return world
 
@@ -198,6 +210,9 @@ def _unsettled(world: World) -> str:
         served = (claim is not None) == (vip in wanted) and world.holders(vip) == expected
         if not served or (holder is not None and holder not in world.api.services.weights):
             return f"{vip}: the claim is {claim}, {world.holders(vip)} answer"
+        host = world.hosts.get(holder) if holder is not None else None
+        if host is not None and host.draining and world.promises.may_follow(vip, host):
+            return f"{vip}: {holder} drains, and another could take it"
     return ""
 
 

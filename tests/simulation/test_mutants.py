@@ -11,8 +11,8 @@ from hostagent.core import hosts, situation, watching
 from hostagent.core import judge as rules
 from hostagent.core import ownership as machine
 from hostagent.core.hosts import Hosts
-from hostagent.core.judge import Standing, Verdict, View
 from hostagent.core.ownership import Ownership
+from hostagent.core.view import Probed, Standing, Verdict, View
 from hostagent.core.vip import Vip
 from hostagent.core.watching import Watching
 from hostagent.model.names import Instant, NodeName
@@ -56,7 +56,7 @@ def skips_the_probe(patch: pytest.MonkeyPatch) -> None:
     """Whoever's turn it is claims at once."""
 
     def mutant(view: View, now: Instant) -> Verdict:
-        return judge(replace(view, probed=rules.Probed(at=now, by=None, witnessed=True)), now)
+        return judge(replace(view, probed=Probed(at=now, by=None, witnessed=True)), now)
 
     _judges(patch, mutant)
 
@@ -133,7 +133,7 @@ def takes_a_living_holders_claim(patch: pytest.MonkeyPatch) -> None:
 
     def mutant(view: View, now: Instant) -> Verdict:
         standing = Standing.EXPIRED if view.standing is Standing.LIVE else view.standing
-        silence = rules.Probed(at=now, by=None)
+        silence = Probed(at=now, by=None)
         return judge(replace(view, standing=standing, probed=silence), now)
 
     _judges(patch, mutant)

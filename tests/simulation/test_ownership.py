@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hostagent.core.judge import HAND_OVER_S, PROBE_AGAIN_S
+from hostagent.core.arbitrate import PROBE_AGAIN_S
+from hostagent.core.judge import HAND_OVER_S
 from hostagent.model.names import IP
 from tests.simulation.host import DURATION_S, LIFETIME_S, RENEW_JITTER, RENEW_S, Host
 from tests.simulation.promises import P2_S
@@ -29,7 +30,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
         lost_reply_chance=st.sampled_from((0.0, 0.3)),
         spike_chance=st.sampled_from((0.0, 0.05)),
         lost=st.integers(0, HOSTS),
-        finale=st.none() | st.tuples(st.sampled_from(FINALES), st.integers(1, HOSTS)),
+        finale=st.none() | st.tuples(st.sampled_from(tuple(FINALES)), st.integers(1, HOSTS)),
     )
 
 

@@ -39,7 +39,7 @@ class World:
         names = [NodeName(f"h{number}") for number in range(1, hosts + 1)]
         self.api = Api(self.time, Services(wanted=frozenset(self.vips), weights=dict.fromkeys(names, 0)))
         self.segment = Segment(self.time)
-        self.promises = Promises(self.time, self.vips, lifetime_s=LIFETIME_S, settled_s=WELL_S)
+        self.promises = Promises(self.time, self.vips, lifetime_s=LIFETIME_S, duration_s=DURATION_S)
         self.hosts = {
             name: Host(number, time=self.time, api=self.api, wire=self.segment, promises=self.promises, vips=self.vips)
             for number, name in enumerate(names, start=1)
@@ -128,7 +128,7 @@ class World:
             well = self.promises.all_well()
             self._fault(f"the agent of {host.name} is asked to stop", agent=host)
             if well:
-                self.promises.leaves(host, STOP_S)
+                self.promises.leaves(host, STOP_S + 2)
             host.stop()
 
     def start_stopped(self, host: Host) -> None:
@@ -142,7 +142,7 @@ class World:
             well = self.promises.all_well()
             self._fault(f"{host.name} {'drains' if yes else 'takes part again'}", agent=host)
             if well and yes:
-                self.promises.leaves(host, STOP_S)
+                self.promises.leaves(host, STOP_S + 2)
             host.drain(yes=yes)
 
     def step_clock(self, host: Host) -> None:
@@ -156,6 +156,10 @@ class World:
         if up != self.api.up:
             self._fault(f"the API is {'back' if up else 'gone'}", api=True)
             self.api.up = up
+            if up:
+                self.promises.api_back_at = self.now
+            else:
+                self.promises.api_gone_at = self.now
             for host in self.hosts.values():
                 host.api_changed()
 
@@ -265,7 +269,7 @@ class World:
             well = self.promises.all_well()
             self._fault(f"{host.name} is {'a' if yes else 'no'} candidate", agent=host)
             if well and not yes:
-                self.promises.leaves(host, STOP_S)
+                self.promises.leaves(host, STOP_S + 2)
             weights = {name: 0 for name in self.hosts if name in self.api.services.weights or host.name == name}
             if not yes:
                 del weights[host.name]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hostagent.core.arbitrate import RANK_STEP_S
 from hostagent.core.candidates import rendezvous
 from hostagent.core.election import SEAT, Ballot, Seat, elect
-from hostagent.core.judge import RANK_STEP_S
 from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import Claim
 from tests.unit.builders import a_claim

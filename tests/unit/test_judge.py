@@ -7,21 +7,13 @@ from ipaddress import ip_address
 
 import pytest
 
+from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S
 from hostagent.core.candidates import Candidate, Ranking
 from hostagent.core.hosts import RETRY_S
-from hostagent.core.judge import (
-    HAND_OVER_S,
-    PROBE_AGAIN_S,
-    RANK_STEP_S,
-    SILENCE_VALID_S,
-    Probed,
-    Standing,
-    Verdict,
-    View,
-    judge,
-)
+from hostagent.core.judge import HAND_OVER_S, judge
 from hostagent.core.ownership import STALL_S, Ownership
 from hostagent.core.situation import CATCH_UP_S
+from hostagent.core.view import Probed, Standing, Verdict, View
 from hostagent.model.names import Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     AddAddress,

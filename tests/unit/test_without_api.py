@@ -7,9 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from hostagent.core.judge import CONFIRM_S, DEFEND_S, PROBE_AGAIN_S, RANK_STEP_S, Probed, Rival, Standing, judge
+from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S
+from hostagent.core.judge import CONFIRM_S, DEFEND_S, judge
 from hostagent.core.reach import FENCE_MARGIN_S
 from hostagent.core.situation import CARRIER_S
+from hostagent.core.view import Probed, Rival, Standing
 from hostagent.model.names import Instant
 from hostagent.model.ownership import (
     AddAddress,
