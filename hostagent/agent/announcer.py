@@ -123,7 +123,9 @@ class Announcer:
         for vip, interface in self.ownership.held.items():
             self.wire.neighbors.announce(vip, interface)
         for vip, claim in self.ownership.claims.items():
-            if same_boot and claim.holder == self.ownership.me and vip not in self.ownership.held:
+            # One that was handed over to this host meanwhile was never on it.
+            mine = claim.holder == self.ownership.me and claim.predecessor is None
+            if same_boot and mine and vip not in self.ownership.held:
                 self.ownership.lapsed(vip)
         self._guard_wanted.set()
 

@@ -70,8 +70,7 @@ def rebalance(*, dry_run: bool, output: str, socket: Path) -> None:
 
     Ownership is sticky: after a host has failed and come back, others still hold what it had. This undoes that. The
     best place is the first living candidate of the ranking, which spreads VIPs evenly. The plan shown is for the whole
-    cluster; each host does its own part, so run this on every host that is named as a holder. A VIP that moved
-    often of late may wait.
+    cluster; each host does its own part, so run this on every host that is named as a holder.
 
     \b
     Example:

@@ -64,6 +64,8 @@ def _hosts(hosts: list[dict[str, Any]]) -> Table:
     rows = table("Host", "State", "Last sign", "Version", "Interfaces")
     for host in hosts:
         state = "ended" if host["ended"] else ("alive" if host["alive"] else "SILENT")
+        if state == "alive" and (host.get("suspected") or host.get("draining")):
+            state = "SUSPECTED" if host.get("suspected") else "draining"
         rows.add_row(
             host["node"],
             Text(state, style="" if state == "alive" else "yellow"),

@@ -53,6 +53,8 @@ class Hosts:
     sessions: dict[NodeName, Session] = field(default_factory=dict)
     fresh_since: Instant | None = None
     """Since when the stream of Leases has had no gap: nobody's silence counts from before."""
+    outage_ended_at: Instant | None = None
+    """When the last gap in the stream ended that this host lived through."""
     stream_at: Instant | None = None
     _doubts: dict[NodeName, _Doubt] = field(default_factory=dict)
     _refute: NodeName | None = None
@@ -64,6 +66,7 @@ class Hosts:
         """Something arrived on the lease watch. True after a gap: then everybody gets a full duration to be heard."""
         gap = self.stream_at is None or now - self.stream_at > GAP_OF_RENEW * self.renew_s
         if gap:
+            self.outage_ended_at = None if self.stream_at is None else now
             self.fresh_since = now
         self.stream_at = now
         return gap
@@ -141,9 +144,9 @@ class Hosts:
         return not (doubt.confirmed or doubt.refuted) and doubt.read_at is None
 
     def _ripe_at(self, doubt: _Doubt) -> Instant:
-        """When the time to refute is over. After a gap in the stream, the suspected may not have reached the API."""
-        fresh = self.fresh_since if self.fresh_since is not None else doubt.since
-        return Instant(max(doubt.since + REFUTE_S, fresh + self.renew_s, doubt.not_before or 0.0))
+        """When the time to refute is over. After an outage the suspected must first find its way back to the API."""
+        back_at = 0.0 if self.outage_ended_at is None else self.outage_ended_at + self.renew_s
+        return Instant(max(doubt.since + REFUTE_S, back_at, doubt.not_before or 0.0))
 
     def expires_at(self, node: NodeName) -> Instant | None:
         """When a session will count as expired: a duration after its last sign, counted only while signs could come."""

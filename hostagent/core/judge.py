@@ -108,7 +108,7 @@ def _ours(view: View, claim: Claim, now: Instant) -> Verdict:
 def _stay(view: View, claim: Claim, now: Instant) -> Verdict:
     """This host may answer, and its claim says that it does."""
     if view.held and view.placed:
-        if view.rival is not None:
+        if view.rival is not None and now < view.rival.heard_at + RIVAL_S:
             return _challenged(view, claim, view.rival, now)
         if view.target is not None and not view.writing:
             return Verdict(acts=(_hand_over(view, claim, view.target, view.target_why),), why=view.target_why)

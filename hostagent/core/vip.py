@@ -24,6 +24,8 @@ from hostagent.model.ownership import (
     WriteClaim,
 )
 
+REPORT_AGAIN_S = 60.0
+"""A rival that was not heard for so long is news again."""
 RECONFIRM_S = 0.3
 """One of our hosts that is still heard so long after the API was asked about it: it is asked again."""
 DAMPED_MOVES, DAMPED_S = 3, 180.0
@@ -114,6 +116,8 @@ class Vip:
         if self.held_on is None or obeys:
             return
         if rival is None or rival.mac != mac or now - rival.since > (DEFEND_S if by is None else RECONFIRM_S):
+            if rival is None or now - rival.heard_at > REPORT_AGAIN_S:
+                self.conflict = None
             self.rival = Rival(mac=mac, node=by, since=now, heard_at=now)
         else:
             self.rival = replace(rival, heard_at=now)

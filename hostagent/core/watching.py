@@ -43,6 +43,12 @@ class _Seen:
     avoid: IP | None = None
     """A VIP that stayed silent though its holder lives: another one tells more about the holder."""
 
+    @property
+    def next_at(self) -> Instant:
+        """When it may be suspected next."""
+        spent_until = self.notes[0] + NOTES_S if len(self.notes) == NOTES else 0.0
+        return Instant(max(self.not_before or 0.0, spent_until))
+
 
 @dataclass(slots=True)
 class Watching:
@@ -139,8 +145,6 @@ class Watching:
         else:
             seen.silent_since = None
             seen.refuted, seen.not_before, seen.avoid = 0, None, None
-            if len(seen.notes) == NOTES:
-                seen.not_before = Instant(seen.notes[0] + NOTES_S)
         return watched.holder
 
     def silent_since(self, node: NodeName) -> Instant | None:
@@ -171,7 +175,7 @@ class Watching:
         acts = []
         for node, seen in self._seen.items():
             session = self.hosts.sessions.get(node)
-            due = seen.not_before is None or now >= seen.not_before
+            due = now >= seen.next_at
             if (
                 seen.silent_since is not None
                 and due
@@ -186,8 +190,8 @@ class Watching:
 
     def next_at(self, now: Instant) -> Instant | None:
         """When `turn` has something to say even if nothing happens."""
-        waiting = (seen.not_before for seen in self._seen.values() if seen.silent_since and not seen.asking)
-        return min((at for at in waiting if at is not None and at > now), default=None)
+        waiting = (seen.next_at for seen in self._seen.values() if seen.silent_since is not None and not seen.asking)
+        return min((at for at in waiting if at > now), default=None)
 
     def _segments_of(self, node: NodeName) -> tuple[Segment, ...]:
         session = self.hosts.sessions.get(node)

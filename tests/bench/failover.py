@@ -100,10 +100,10 @@ def _missing(fault: Fault, runs: int, program: str) -> int:
 
 
 def _do(todo: Sequence[tuple[Fault, int]], program: str, dice: random.Random) -> None:
-    total, began_s, number = sum(count for _, count in todo), time.monotonic(), 0
+    total, number = sum(count for _, count in todo), 0
     with Lab.up(f"bench-{os.getpid()}") as lab:
         deploy(lab)
-        stage = Stage(lab=lab)
+        stage, began_s = Stage(lab=lab), time.monotonic()
         for fault, count in todo:
             failures = 0
             for _ in range(count):

@@ -6,19 +6,15 @@ cut or a pause of the whole machine does to all of this.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from ipaddress import IPv4Interface, ip_address
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 
-from hostagent.core.candidates import Candidate, Ranking, rendezvous
 from hostagent.core.ownership import Ownership
-from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
+from hostagent.model.names import IP, Instant, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
     Announce,
-    Claim,
     DeleteClaim,
     OnApiLoss,
     Probe,
@@ -27,30 +23,21 @@ from hostagent.model.ownership import (
     Refute,
     RemoveAddress,
     ReportConflict,
-    Segment,
-    Session,
     Suspect,
     Watched,
-    Write,
     WriteClaim,
 )
-from tests.simulation.api import NOTE_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S, Api, Change, Key, Services
+from tests.simulation.api import Api
 from tests.simulation.promises import Promises
 from tests.simulation.segment import GATEWAY, PROBE_GAP_S, PROBE_WAIT_S, PROBES
 from tests.simulation.segment import Segment as Wire
-from tests.simulation.timeline import Event, Timeline
+from tests.simulation.timeline import Clock, Event, Timeline
+from tests.simulation.uplink import DURATION_S, ETH0, RENEW_S, Uplink
 
-DURATION_S, RENEW_S, RENEW_JITTER, LIFETIME_S, STOP_S = 15.0, 5.0, 0.1, 10.0, 8.0
+LIFETIME_S, STOP_S = 10.0, 8.0
 EXTEND_S = LIFETIME_S / 4
-RETRY_S = (0.5, 1.0)
 PREEMPT_S = 30.0
-REACH_PATIENCE_S = (1.0, 3.0)
-"""Until an agent knows that the API does not answer: a request must be under way, and time out."""
 RESTART_S = 1.0
-FIRST_RECONNECT_S, LONGEST_RECONNECT_S = 0.2, 8.0
-"""A broken watch is tried again after pauses that double; as hostagent.edges.kube.informer has it."""
-BACKLOG_S = 0.2
-"""What an agent may take for each of the changes that waited while it hung."""
 BURST_S, REFRESH_S = (0.0, 0.05, 0.2, 1.0, 2.0, 5.0), 60.0
 """When a VIP is announced, as hostagent.edges.neighbors.schedule has it."""
 LONGEST_RETRANSMISSION_S = 0.3
@@ -59,23 +46,6 @@ MOST_DRIFT = 200e-6
 WAKE_SLACK_S = 0.001
 MOST_TURNS = 20
 """In a row, without anything happening: an act that leaves no trace would be asked for again for ever."""
-ETH0 = InterfaceName("eth0")
-
-
-@dataclass(slots=True)
-class Clock:
-    """A host's CLOCK_BOOTTIME: begins anywhere, drifts, and stands still while its machine is paused."""
-
-    offset_s: float
-    rate: float
-    stood_still_s: float = 0.0
-
-    def read(self, now: float) -> Instant:
-        return Instant(self.offset_s + self.rate * (now - self.stood_still_s))
-
-    def when(self, instant: Instant) -> float:
-        """In the world's time, if the machine is not paused until then."""
-        return (instant - self.offset_s) / self.rate + self.stood_still_s
 
 
 class Host:
@@ -88,6 +58,7 @@ class Host:
         self.boot = 0
         self.powered = self.running = True
         self.paused = False
+        self.paused_at = 0.0
         self.frozen = False
         """The whole machine stands still, its kernel's timers included."""
         self.synced = False
@@ -107,22 +78,13 @@ class Host:
         self.thawed_at: float | None = None
         self.kernel: dict[IP, float] = {}
         """Until when the kernel keeps each VIP."""
-        self._time, self._api, self._wire, self._promises, self._vips = time, api, wire, promises, vips
+        self._time, self._api, self._wire, self._promises = time, api, wire, promises
         draw = time.random
         self.clock = Clock(offset_s=draw.uniform(10, 1e6), rate=1 + draw.uniform(-MOST_DRIFT, MOST_DRIFT))
-        self.stream = api.stream(self.name, self._receive, self.forget)
-        self._services: Services | None = None
-        self._inbox: list[Event] = []
-        """What its watch keeps while the agent hangs, in order; read one by one, as each may take a while."""
+        self.uplink = Uplink(self, time=time, api=api, vips=vips)
         self._replies: list[Event] = []
-        """What other sockets keep meanwhile, each its own: replies, frames, timers that have run out."""
+        """What sockets keep while the agent hangs, each its own: replies, frames, timers that have run out."""
         self._wake_at: float | None = None
-        self._renewal = 0
-        self._version = ""
-        """Of this host's session, as it last wrote or saw it."""
-        self._reach_lost = False
-        self._away_since: float | None = None
-        self._reconnects = 0
         self._bursts: dict[IP, int] = {}
         self._watched: Mapping[IP, Watched] = {}
         self.start_agent()
@@ -135,7 +97,16 @@ class Host:
     @property
     def watched(self) -> Mapping[IP, Watched]:
         """What its agent asks for on the wire, as of its last turn."""
-        return self._watched if self.synced and self.turning else {}
+        return self._watched if self.acts else {}
+
+    @property
+    def runs(self) -> bool:
+        """There is an agent's process, in whatever state."""
+        return self.powered and self.running
+
+    @property
+    def stands_still(self) -> bool:
+        return self.paused or self.frozen
 
     @property
     def turning(self) -> bool:
@@ -150,11 +121,6 @@ class Host:
     def wired(self) -> bool:
         """Its kernel takes part in the segment."""
         return self.powered and self.carrier and not self.frozen
-
-    @property
-    def informed(self) -> bool:
-        """What the API tells, its agent knows, but for the usual delay."""
-        return self._api.reached_by(self) and not (self.stream.late or self._inbox)
 
     def has(self, vip: IP) -> bool:
         """A hung or dead agent's kernel still answers, until the lifetime ends."""
@@ -174,14 +140,11 @@ class Host:
         )
         self.agent.draining = self.draining
         self.running, self.paused, self.synced, self.session_ended = True, False, False, False
-        self._services = None
         self._watched = {}
-        self._inbox.clear()
         self._replies.clear()
         self._bursts.clear()
         self._wake_at = None
-        self._reach_lost = False
-        self.stream.drop()
+        self.uplink.stop()
         self._changed()
         for vip in self.kernel:
             self._expect_expiry(vip)
@@ -200,7 +163,7 @@ class Host:
             before = self._api.sessions.get(self.name)
             same_boot = before is not None and before.instance == str(self.boot)
             self._expire()
-            self.stream.start()
+            self.uplink.start()
             for vip in self.kernel:
                 agent.held_is(vip, ETH0)
                 self._start_announcing(vip)
@@ -209,10 +172,8 @@ class Host:
                     agent.lapsed(vip)
             if not self.carrier:
                 agent.carrier_is(ETH0, up=False, now=self.now)
-            sent_at = self.now
-            agent.renewed(self._write_session().resource_version, sent_at, self.now)
+            self.uplink.begin()
             self.synced = True
-            self._next_renewal(RENEW_S)
             self.turn()
 
         self._time.between(0.0, 0.5, begin)
@@ -222,12 +183,13 @@ class Host:
         self.running = self.paused = False
         if power:
             self.powered = self.frozen = False
+            self.thawed_at = None
             self.kernel.clear()
-        self.stream.drop()
+        self.uplink.stop()
         self._changed()
 
     def pause(self) -> None:
-        self.paused = True
+        self.paused, self.paused_at = True, self._time.now
         self._changed()
 
     def resume(self) -> None:
@@ -236,7 +198,7 @@ class Host:
         self._changed()
         if self.synced:
             self.turn()
-        self._read(self.agent)
+        self.uplink.read(self.agent)
         for reply in self._replies:
             self._time.between(0.0, 0.02, reply)
         self._replies.clear()
@@ -246,7 +208,7 @@ class Host:
 
     def freeze(self) -> None:
         self.frozen, self.frozen_at = True, self._time.now
-        self._frozen_hold = self.stream.hold()
+        self._frozen_hold = self.uplink.stream.hold()
         self._changed()
 
     def thaw(self) -> None:
@@ -259,8 +221,8 @@ class Host:
             self._expect_expiry(vip)
         self._changed()
         hold = self._frozen_hold
-        self._time.between(0.0, min(slept_s, LONGEST_RETRANSMISSION_S), lambda: self.stream.release(hold))
-        self._read(self.agent)
+        self._time.between(0.0, min(slept_s, LONGEST_RETRANSMISSION_S), lambda: self.uplink.stream.release(hold))
+        self.uplink.read(self.agent)
         for reply in self._replies:
             self._time.between(0.0, 0.02, reply)
         self._replies.clear()
@@ -285,7 +247,7 @@ class Host:
     def drain(self, *, yes: bool) -> None:
         self.draining = self.agent.draining = yes
         if self.synced:
-            self.renew_soon()
+            self.uplink.renew_soon()
             if self.turning:
                 self.turn()
 
@@ -317,169 +279,7 @@ class Host:
         self.agent.watch_found(vip, silent=silent, now=self.now)
         self.turn()
 
-    def _receive(self, change: Change) -> None:
-        """Something came on the watch. An agent that hangs reads it later, in order, one by one."""
-        if not (self.powered and self.running):
-            return
-        if self.paused or self.frozen or self._inbox:
-            self._inbox.append(lambda: self._take(change))
-        else:
-            self._take(change)
-            self.turn()
-
-    def forget(self, listed: Collection[Key]) -> None:
-        """A list is the whole truth: what it does not have is gone, though no event ever told of it."""
-        for vip in self.agent.claims:
-            if vip not in listed:
-                self._receive((vip, None))
-
-    def _read(self, agent: Ownership) -> None:
-        if self.agent is agent and self.turning and self._inbox:
-            self._inbox.pop(0)()
-            self.turn()
-            self._time.between(0.0, BACKLOG_S if self._inbox else 0.0, lambda: self._read(agent))
-
-    def _take(self, change: Change) -> None:
-        key, value = change
-        agent = self.agent
-        self._reached()
-        match value:
-            case Services():
-                self._services = value
-                self._rank()
-            case Session(node=node):
-                before = agent.sessions.get(node)
-                if node == self.name:
-                    self._version = value.resource_version
-                agent.session_seen(node, _seen(value, self.now), self.now)
-                if _abilities(before) != _abilities(value):
-                    self._rank()
-            case _:
-                assert not isinstance(key, str)
-                agent.claim_seen(key, _claim_seen(value, self.now) if value is not None else None, self.now)
-
-    def _rank(self) -> None:
-        """Who may answer, as this host sees it: entitled, with a session that has the interface."""
-        services, agent = self._services, self.agent
-        if services is None:
-            return
-        able = tuple(
-            (weight, node) for node, weight in services.weights.items() if _abilities(agent.sessions.get(node))
-        )
-        for vip in self._vips:
-            agent.ranking_is(vip, _ranking(vip, able) if vip in services.wanted else None)
-
-    # The API
-
-    def api_changed(self) -> None:
-        """The API, or the way to it, came or went: what is known of that comes after a while."""
-        if self._api.reached_by(self):
-            self._reconnect()
-        else:
-            if self._away_since is None:
-                self._away_since = self._time.now
-            self.stream.drop()
-            self._time.between(*REACH_PATIENCE_S, self._miss)
-
-    def _miss(self) -> None:
-        if not self._api.reached_by(self) and self.turning and self.synced and not self._reach_lost:
-            self._reach_lost = True
-            self._time.tell(f"{self.name} finds that the API does not answer")
-            self.agent.api_reach(reachable=False, now=self.now)
-            self.turn()
-
-    def _reached(self) -> None:
-        if self._reach_lost:
-            self._reach_lost = False
-            self._time.tell(f"{self.name} finds that the API answers again")
-            self.agent.api_reach(reachable=True, now=self.now)
-
-    def _reconnect(self) -> None:
-        """List and watch again, after a pause that grew with the outage."""
-        self._reconnects += 1
-        attempt = self._reconnects
-
-        def connect() -> None:
-            if attempt != self._reconnects or self.stream.open or not (self.powered and self.running):
-                return
-            if not self.turning or not self._api.reached_by(self):
-                self._time.between(0.2, 1.0, connect)
-            elif self.synced:
-                self.stream.connect()
-
-        away_s = self._time.now - self._away_since if self._away_since is not None else 0.0
-        self._away_since = None
-        self._time.between(0.0, min(LONGEST_RECONNECT_S, FIRST_RECONNECT_S + away_s), connect)
-
-    def lose_watch(self) -> None:
-        """The watch breaks; the informer lists anew."""
-        if self.synced:
-            self.stream.drop()
-            self._reconnect()
-
-    def renew_soon(self) -> None:
-        """Renew now instead of at the next interval, even if a renewal is under way, whose reply may never come."""
-        self._next_renewal(0.0)
-
-    def _next_renewal(self, pause_s: float) -> None:
-        agent = self.agent
-        self._renewal += 1
-        renewal = self._renewal
-
-        def renew() -> None:
-            if self.agent is agent and renewal == self._renewal and self.powered and self.running:
-                if self.turning and self.synced and not self.session_ended:
-                    self._renew(agent, renewal, self._session(), self._version)
-                else:
-                    self._time.between(*RETRY_S, renew)
-
-        self._time.after(pause_s, renew)
-
-    def _renew(self, agent: Ownership, renewal: int, session: Session, expected: str) -> None:
-        """Write the session once more; a rival's note that came first is written over, with its version."""
-        sent_at = self.now
-
-        def done(answer: tuple[Write, Session] | None) -> None:
-            pause_s = self._time.random.uniform(*RETRY_S)
-            if answer is not None:
-                self._reached()
-                outcome, stored = answer
-                self._version = stored.resource_version
-                if outcome is Write.LOST:
-                    self._renew(agent, renewal, session, self._version)
-                    return
-                agent.renewed(stored.resource_version, sent_at, self.now)
-                pause_s = RENEW_S * self._time.random.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER)
-            if renewal == self._renewal:
-                self._next_renewal(pause_s)
-
-        self._api.request(
-            self, lambda: self._api.write_session(session, expected=expected), done, timeout_s=WRITE_TIMEOUT_S
-        )
-
-    def _session(self, *, ended: bool = False) -> Session:
-        interface = Segment(interface=ETH0, mac=self.mac, subnets=(IPv4Interface(f"{self.address}/24"),))
-        return Session(
-            node=self.name,
-            instance="" if ended else str(self.boot),
-            resource_version="",
-            renewed=f"{self._time.now + self.wall_s:.6f}",
-            seen_at=Instant(0.0),
-            duration_s=DURATION_S,
-            segments=(interface,) if self.carrier else (),
-            draining=self.draining,
-        )
-
-    def _write_session(self, *, ended: bool = False) -> Session:
-        _, stored = self._api.write_session(self._session(ended=ended))
-        self._version = stored.resource_version
-        return stored
-
     # The kernel
-
-    def extend(self) -> None:
-        for vip in self.kernel:
-            self.kernel[vip] = self._time.now + LIFETIME_S
 
     def _extend(self, agent: Ownership) -> None:
         """The loop that keeps the kernel's addresses alive: it runs only while the agent turns."""
@@ -541,7 +341,7 @@ class Host:
 
             def told() -> None:
                 self.agent.carrier_is(ETH0, up=self.carrier, now=self.now)
-                self.renew_soon()
+                self.uplink.renew_soon()
 
             self.later(0.005, told)
 
@@ -566,7 +366,7 @@ class Host:
             self._watched = watched
         if agent.stopped and not self.session_ended and self._api.reached_by(self):
             self.session_ended = True
-            self._write_session(ended=True)
+            self.uplink.write_session(ended=True)
             self.die(power=False)
             return
         self._sleep()
@@ -602,19 +402,19 @@ class Host:
             case Probe():
                 self._probe(agent, act)
             case WriteClaim() | DeleteClaim():
-                self._write(agent, act)
+                self.uplink.write(agent, act)
             case ReportConflict(vip=vip, mac=mac):
                 self._time.tell(f"{self.name} reports that {mac} answers for {vip}")
             case Announce(vip=vip):
                 self._wire.announce(self, vip)
             case Suspect():
-                self._suspect(agent, act)
+                self.uplink.suspect(agent, act)
             case Refute():
-                self.renew_soon()
+                self.uplink.renew_soon()
             case ReadSession(node=node):
-                self._read_session(agent, node)
+                self.uplink.read_session(agent, node)
             case ReadClaim(vip=vip):
-                self._read_claim(agent, vip)
+                self.uplink.read_claim(agent, vip)
 
     def _start_announcing(self, vip: IP) -> None:
         """A burst, then once a minute, for as long as the address is here and the agent turns."""
@@ -652,92 +452,3 @@ class Host:
             self._time.after(delay_s, ask)
             delay_s += self._time.random.uniform(*PROBE_GAP_S)
         self.later(delay_s + PROBE_WAIT_S, conclude)
-
-    # Requests
-
-    def _write(self, agent: Ownership, act: WriteClaim | DeleteClaim) -> None:
-        """Compare and swap; a write without a reply is read back."""
-        written: list[str] = []
-
-        def serve() -> tuple[Write, Claim | None]:
-            outcome, claim = self._api.commit(act, self.name)
-            if outcome is Write.WON:
-                written.append(claim.resource_version if claim else "")
-            return outcome, claim
-
-        def settle(outcome: Write, claim: Claim | None) -> None:
-            self._reached()
-            agent.claim_seen(act.vip, _claim_seen(claim, self.now) if claim else None, self.now)
-            agent.wrote(act.vip, outcome, self.now)
-
-        def read_back(found: tuple[Claim | None] | None) -> None:
-            have = (found[0].resource_version if found[0] else "") if found is not None else None
-            want = act.expected.resource_version if act.expected else ""
-            if found is None or (have == want and have not in written):
-                agent.wrote(act.vip, Write.UNKNOWN, self.now)
-            else:
-                settle(Write.WON if have in written else Write.LOST, found[0])
-
-        def done(answer: tuple[Write, Claim | None] | None) -> None:
-            if answer is not None:
-                settle(*answer)
-            else:
-                self._api.request(self, lambda: (self._api.claims.get(act.vip),), read_back, timeout_s=READ_TIMEOUT_S)
-
-        self._api.request(self, serve, done, timeout_s=WRITE_TIMEOUT_S)
-
-    def _suspect(self, agent: Ownership, act: Suspect) -> None:
-        self._time.tell(f"{self.name} suspects {act.node}")
-
-        def done(answer: tuple[Write, Session | None] | None) -> None:
-            outcome, session = answer if answer is not None else (Write.UNKNOWN, None)
-            if session is not None:
-                self._reached()
-                agent.session_seen(act.node, _seen(session, self.now), self.now)
-            agent.suspected(act.node, outcome, self.now)
-
-        self._api.request(self, lambda: self._api.note(act, self.name), done, timeout_s=NOTE_TIMEOUT_S)
-
-    def _read_session(self, agent: Ownership, node: NodeName) -> None:
-        asked_at = self.now
-
-        def done(answer: tuple[Session | None] | None) -> None:
-            if answer is None:
-                agent.session_read_failed(node, self.now)
-                return
-            self._reached()
-            session = _seen(answer[0], self.now) if answer[0] else None
-            agent.session_read(node, session, asked_at, self.now)
-
-        self._api.request(self, lambda: (self._api.sessions.get(node),), done, timeout_s=READ_TIMEOUT_S)
-
-    def _read_claim(self, agent: Ownership, vip: IP) -> None:
-        def done(answer: tuple[Claim | None] | None) -> None:
-            if answer is not None:
-                self._reached()
-                claim = answer[0]
-                agent.claim_seen(vip, _claim_seen(claim, self.now) if claim else None, self.now)
-            agent.claim_read(vip, ok=answer is not None, now=self.now)
-
-        self._api.request(self, lambda: (self._api.claims.get(vip),), done, timeout_s=READ_TIMEOUT_S)
-
-
-def _seen(session: Session, now: Instant) -> Session:
-    """As this host sees it: the only clock that counts is its own."""
-    return replace(session, seen_at=now)
-
-
-def _claim_seen(claim: Claim, now: Instant) -> Claim:
-    return replace(claim, seen_at=now)
-
-
-def _abilities(session: Session | None) -> tuple[Segment, ...]:
-    """What of a session decides whether its host is a candidate."""
-    return () if session is None or session.ended else session.segments
-
-
-@lru_cache(maxsize=1 << 12)
-def _ranking(vip: IP, able: tuple[tuple[int, NodeName], ...]) -> Ranking:
-    best_first = sorted(able, key=lambda each: (-each[0], rendezvous(each[1], str(vip))))
-    ranked = tuple(Candidate(node=node, weight=weight, interface=ETH0) for weight, node in best_first)
-    return Ranking(ranked=ranked, excluded={})

@@ -101,7 +101,7 @@ class Promises:
     def _well(self, host: Host) -> bool:
         return (
             host.turning and host.synced and host.reaches_api and self._segment.served(host) and not host.agent.stopping
-            and not host.stream.held
+            and not host.uplink.stream.held
         )  # fmt: skip
 
     def _gone(self, host: Host) -> bool:
@@ -222,7 +222,9 @@ class Promises:
         why = act.why if isinstance(act, WriteClaim) else Why.NOT_WANTED
         if why is Why.ARBITRATED and holder is not None and not self._segment.served(holder):
             return  # it answered nobody, and another does
-        if why is Why.EXPIRED and self._time.now - self.api_back_at < self._duration_s - ROUNDING_S:
+        long = self.api_back_at - self.api_gone_at > self._duration_s
+        just_back = self._time.now - self.api_back_at < self._duration_s - ROUNDING_S
+        if why is Why.EXPIRED and long and just_back and holder is not None and holder.acts:
             self.broken(
                 f"P6: {node} takes {act.vip} from {current.holder}, which could not renew while the API was away"
             )
@@ -237,7 +239,7 @@ class Promises:
             return False
         if node not in self._api.services.weights:
             return False
-        api_works = self._api.up and not self._api_troubled() and host.reaches_api and not host.stream.held
+        api_works = self._api.up and not self._api_troubled() and host.reaches_api and not host.uplink.stream.held
         if api_works and now - self._api_well_since[node] > settled_s:
             return True
         heard_since = max(self._answers_since.get(vip, {}).get(node, now), self.wire_well_since)

@@ -133,27 +133,68 @@ def drawn(seed: int) -> Schedule:
 
 
 def hard() -> Iterator[Schedule]:
-    """Schedules that need a rule which few drawn ones need: each was once a bug, or is a mutant that hid well."""
-    stories: tuple[tuple[Step, ...], ...] = (
-        # An outage of the API in which a holder could not be heard on the segment either: silence of both kinds.
-        ((40.0, "isolate", 0), (1.0, "api_down", 0), (40.0, "api_up", 0), (60.0, "join", 0)),
-        # A host dies while the API is away: nothing announces the end of its time.
-        ((5.0, "api_down", 0), (1.0, "power_off", 0), (40.0, "api_up", 0)),
-        # A Service goes, then its host before it could clear up.
-        ((5.0, "pause", 0), (0.1, "delete_service", 0), (0.1, "delete_service", 1), (1.0, "power_off", 0)),
-        # A hang in the middle of a write, the claim deleted meanwhile: the reply waits, the backlog is long.
-        ((0.469, "pause", 0), (0.3, "delete_claim", 0), (30.0, "resume", 0)),
-        # A hang in the middle of a probe, and a holder that cannot hear that its claim was deleted.
-        ((0.2, "pause", 0), (3.0, "cut", 1), (0.1, "cut", 2), (0.1, "delete_claim", 0), (20.0, "resume", 0)),
-        # A hang long enough for others to move on, and back on old knowledge.
-        ((20.0, "pause", 0), (40.0, "resume", 0), (0.2, "take_off", 0)),
-        # Off by force, handed over, and back as a candidate, all within the delays of the watch.
-        ((5.0, "disentitle", 0), (0.02, "entitle", 0), (0.02, "disentitle", 0)),
-    )
+    """Schedules that need a rule which few drawn ones need: each was once a bug, or is a mutant that hid well.
+
+    Host 0 stands for each host in turn: any of them may be the one that holds the VIPs.
+    """
     for number in range(1, HOSTS + 1):
-        for seed, story in enumerate(stories):
+        for seed, (story, finale) in enumerate(STORIES):
             steps = tuple((pause_s, fault, at or number) for pause_s, fault, at in story)
-            yield Schedule(steps=steps, seed=seed, lost=number)
+            other = number % HOSTS + 1
+            for lossy in (False, True):
+                yield Schedule(
+                    steps=steps,
+                    seed=seed,
+                    lost_reply_chance=0.3 if lossy else 0.0,
+                    spike_chance=0.05 if lossy else 0.0,
+                    lost=number,
+                    finale=(finale, other) if finale else None,
+                )
+
+
+STORIES: tuple[tuple[tuple[Step, ...], str], ...] = (
+    # An outage of the API in which a holder could not be heard on the segment either: silence of both kinds.
+    (((40.0, "isolate", 0), (1.0, "api_down", 0), (40.0, "api_up", 0), (60.0, "join", 0)), ""),
+    # A host dies while the API is away: nothing announces the end of its time.
+    (((5.0, "api_down", 0), (1.0, "power_off", 0), (40.0, "api_up", 0)), ""),
+    # A Service goes, then its host before it could clear up.
+    (((5.0, "pause", 0), (0.1, "delete_service", 0), (0.1, "delete_service", 1), (1.0, "power_off", 0)), ""),
+    # A hang in the middle of a write, the claim deleted meanwhile: the reply waits, the backlog is long.
+    (((0.469, "pause", 0), (0.3, "delete_claim", 0), (30.0, "resume", 0)), ""),
+    # A hang in the middle of a probe, and a holder that cannot hear that its claim was deleted.
+    (((0.2, "pause", 0), (3.0, "cut", 1), (0.1, "cut", 2), (0.1, "delete_claim", 0), (20.0, "resume", 0)), ""),
+    # A hang long enough for others to move on, and back on old knowledge.
+    (((20.0, "pause", 0), (40.0, "resume", 0), (0.2, "take_off", 0)), ""),
+    # Off by force, handed over, and back as a candidate, all within the delays of the watch.
+    (((5.0, "disentitle", 0), (0.02, "entitle", 0), (0.02, "disentitle", 0)), ""),
+    # All sessions expired in an outage: who watches whom must be decided anew when they are renewed.
+    (((5.0, "api_down", 0), (30.0, "api_up", 0)), "it loses power"),
+    # A host that drains ranks before the one that could take over.
+    (((5.0, "drain", 0),), "it loses power"),
+    # Yielded in an outage, and nobody took it up again.
+    (((5.0, "api_down", 0), (25.0, "stranger", 1), (5.0, "stranger", 2), (30.0, "api_up", 0)), ""),
+    # Taken from one that could neither be heard nor reached, and which comes back as it went: with all it had.
+    (((15.0, "isolate", 1), (0.01, "cut", 0), (20.0, "uncut", 0), (0.01, "join", 1)), ""),
+    (((0.5, "cut", 0), (40.0, "mute", 2), (25.0, "uncut", 0), (0.01, "join", 2)), ""),
+    (((5.0, "freeze", 0), (0.01, "cut", 0), (9.5, "thaw", 0), (0.01, "uncut", 0)), ""),
+    # Frames are lost for a while: every finding of the watch is suspect, and each note costs two writes.
+    (((0.01, "lossy", 2), (30.0, "lossless", 0)), "its cable is pulled"),
+    # Suspected again and again by a host that hears nothing, by way of a slow API.
+    (((0.01, "deafen", 0), (0.01, "api_slow", 0), (30.0, "api_quick", 0)), ""),
+    # A claim deleted while its holder's watch was broken, before the watch had told of it.
+    (((0.46, "cut", 0), (0.01, "delete_claim", 0), (0.01, "delete_claim", 1), (0.5, "uncut", 0)), ""),
+    # One alone is cut off from the API and finds the holder silent, which is only mute.
+    (((6.0, "mute", 0), (16.0, "cut", 1), (0.2, "stall_watch", 0), (20.0, "join", 0), (1.0, "uncut", 1)), ""),
+    # Settled on the segment in an outage, in the smaller part of it as well.
+    (((5.0, "api_down", 0), (20.0, "split", 0), (15.0, "split", 0), (5.0, "api_up", 0)), ""),
+    (((5.0, "api_down", 0), (20.0, "power_off", 0), (20.0, "api_up", 0)), ""),
+    (((5.0, "api_down", 0), (20.0, "isolate", 1), (15.0, "join", 1), (15.0, "api_up", 0)), ""),
+    # A preferred host that is handed everything dies at once.
+    (((5.0, "prefer", 0), (30.05, "unplug", 0), (5.0, "plug", 0)), ""),
+    # Restarted while it is handed what another drains.
+    (((10.0, "restart_agent", 1), (0.3, "drain", 0)), ""),
+)
+"""What happened, and how it ended when all was well again."""
 
 
 def play(seed: int) -> None:

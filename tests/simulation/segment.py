@@ -173,10 +173,16 @@ class _Watch:
         self._finding += 1
         finding = self._finding
         if answered:
-            self._time.between(0.0, 0.2, lambda: self._tell(finding, silent=False))
+            self._time.between(0.0, 0.2, lambda: self._answer(finding))
             self._mishear(finding)
         else:
             self._time.between(*SILENT_AFTER_S, lambda: self._remind(finding))
+
+    def _answer(self, finding: int) -> None:
+        """It is answered. What this host holds itself is nobody else's to answer for: each answer counts."""
+        if self._tell(finding, silent=False) and self._host.has(self._vip):
+            self._host.hears(self._vip, self.target.mac, self.target.holder, FRAME_S)
+            self._time.after(QUESTION_S, lambda: self._answer(finding))
 
     def _remind(self, finding: int) -> None:
         if self._tell(finding, silent=True):

@@ -234,7 +234,7 @@ def never_arbitrates(patch: pytest.MonkeyPatch) -> None:
 
 def does_not_settle_what_was_arbitrated(patch: pytest.MonkeyPatch) -> None:
     """The claim goes on naming the dead."""
-    patch.setattr(rules, "_settle", lambda *_: Verdict(why=Why.ARBITRATED))
+    _judges(patch, lambda view, now: judge(replace(view, api_lost=view.api_lost or view.arbitrated), now))
 
 
 def hands_over_to_a_draining_host(patch: pytest.MonkeyPatch) -> None:

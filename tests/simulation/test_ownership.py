@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hostagent.core.arbitrate import PROBE_AGAIN_S
 from hostagent.core.judge import HAND_OVER_S
 from hostagent.model.names import IP
-from tests.simulation.host import DURATION_S, LIFETIME_S, RENEW_JITTER, RENEW_S, Host
+from tests.simulation.host import LIFETIME_S, Host
 from tests.simulation.promises import P2_S
 from tests.simulation.schedules import FAULTS, FINALES, HOSTS, LONGEST_PAUSE_S, MOST_STEPS, Schedule, hard, perform
 from tests.simulation.soak import soak
+from tests.simulation.uplink import DURATION_S, RENEW_JITTER, RENEW_S
 from tests.simulation.world import World
 
 SCHEDULES = 20_000

@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from hostagent.model.names import Instant
 
 Event = Callable[[], object]
 
@@ -39,8 +42,24 @@ class Timeline:
             self.now, _, event = heapq.heappop(queue)
             event()
             after_each()
-        self.now = until_s
+        self.now = max(self.now, until_s)
         after_each()
 
     def tell(self, text: str) -> None:
         self.story.append(f"{self.now:9.3f} {text}")
+
+
+@dataclass(slots=True)
+class Clock:
+    """A host's CLOCK_BOOTTIME: begins anywhere, drifts, and stands still while its machine is paused."""
+
+    offset_s: float
+    rate: float
+    stood_still_s: float = 0.0
+
+    def read(self, now: float) -> Instant:
+        return Instant(self.offset_s + self.rate * (now - self.stood_still_s))
+
+    def when(self, instant: Instant) -> float:
+        """In the world's time, if the machine is not paused until then."""
+        return (instant - self.offset_s) / self.rate + self.stood_still_s

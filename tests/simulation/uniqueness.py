@@ -69,7 +69,7 @@ class Uniqueness:
         for one, other in pairs:
             for host, rival in ((one, other), (other, one)):
                 self._excuse(twice, vip, host, rival)
-        hung = now - twice.since > self._lifetime_s and any(host.paused for host in answering)
+        hung = any(host.paused and now - host.paused_at > self._lifetime_s for host in answering)
         if hung or now - twice.counted_from > twice.limit_s + ROUNDING_S:
             names = " and ".join(host.name for host in answering)
             return f"{names} both answer for {vip} since {twice.since:.3f}, {twice.limit_s} s are allowed"
@@ -87,7 +87,7 @@ class Uniqueness:
             twice.counted_from = max(twice.counted_from, host.thawed_at + WOKEN_S - P1_S)
         if segment.blocked or now < segment.lossy_until + LOSSY_S:
             twice.limit_s = max(twice.limit_s, LOSSY_S)
-        if host.informed:
+        if host.uplink.informed:
             return
         # The API cannot tell it, as it is cut off, or tells it late; and ...
         told_at = self._heard_at.get((host.name, vip, rival.name), 0.0)

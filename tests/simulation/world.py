@@ -10,10 +10,11 @@ from ipaddress import IPv4Address
 
 from hostagent.model.names import IP, NodeName
 from tests.simulation.api import Api, Services
-from tests.simulation.host import DURATION_S, LIFETIME_S, RESTART_S, STOP_S, Host
+from tests.simulation.host import LIFETIME_S, RESTART_S, STOP_S, Host
 from tests.simulation.promises import Promises
 from tests.simulation.segment import Segment
 from tests.simulation.timeline import Timeline
+from tests.simulation.uplink import DURATION_S
 
 WELL_S = 2 * DURATION_S
 """A host that was well for so long has renewed its session, whatever befell it before."""
@@ -161,7 +162,7 @@ class World:
             else:
                 self.promises.api_gone_at = self.now
             for host in self.hosts.values():
-                host.api_changed()
+                host.uplink.changed()
 
     def slow(self, *, yes: bool) -> None:
         if yes != self.api.slow:
@@ -177,7 +178,7 @@ class World:
         if host.reaches_api == off:
             self._fault(f"{host.name} is {'cut off from' if off else 'connected to'} the API", api=host)
             host.reaches_api = not off
-            host.api_changed()
+            host.uplink.changed(silently=off and self.time.random.random() < 0.5)
 
     def end_of_chance(self) -> None:
         """From now on replies arrive, and the watch is in time."""
@@ -188,7 +189,7 @@ class World:
     def stall_watch(self, host: Host) -> None:
         for_s = self.time.random.uniform(0.2, 8.0)
         self._fault(f"the watch of {host.name} stalls for {for_s:.1f} s", api=host)
-        stream = host.stream
+        stream = host.uplink.stream
         hold = stream.hold()
 
         def release() -> None:
@@ -199,7 +200,7 @@ class World:
 
     def lose_watch(self, host: Host) -> None:
         self._fault(f"the watch of {host.name} breaks", api=host)
-        host.lose_watch()
+        host.uplink.lose_watch()
 
     # The segment
 
@@ -234,14 +235,14 @@ class World:
             self._fault(f"the cable of {host.name} is pulled", agent=host, wire=True, api=host)
             host.reaches_api = False
             host.plug(plugged=False)
-            host.api_changed()
+            host.uplink.changed()
 
     def plug(self, host: Host) -> None:
         if not host.carrier:
             self._fault(f"the cable of {host.name} is plugged in", agent=host, wire=True, api=host)
             host.reaches_api = True
             host.plug(plugged=True)
-            host.api_changed()
+            host.uplink.changed()
             self.segment.healed_at = self.now
 
     def lossy(self, rate: float) -> None:
