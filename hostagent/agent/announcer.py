@@ -82,6 +82,7 @@ class Announcer:
         self._refute = refute
         self._wake = wake
         self._extended_at = Instant(0)
+        self._left_s: Mapping[IP, float] = {}
         self._guard_wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,6 +100,7 @@ class Announcer:
         segments = segments_of(links)
         await self.wire.open(segments, [link.mac for link in links if link.mac])
         on = {address.ip: address.interface for address in held}
+        self._left_s = {address.ip: address.left_s for address in held}
         for vip in self.ownership.held.keys() | on.keys():
             self.ownership.held_is(vip, on.get(vip))
         return segments
@@ -110,7 +112,7 @@ class Announcer:
         """
         for vip, interface in self.ownership.held.items():
             try:
-                await self._addresses.add(vip, self.links[interface].index, self._lifetime())
+                await self._addresses.add(vip, self.links[interface].index, self._adopted_lifetime(vip))
             except EdgeError as error:
                 warn("vip.not-adopted", f"{vip} on {interface} cannot be kept: {error}", vip=vip)
                 continue
@@ -180,6 +182,7 @@ class Announcer:
         match event:
             case AddressRemoved(ip=vip, interface=interface, by=by):
                 warn("vip.removed-by-other", f"{vip} was taken off {interface} by {by}: put back", vip=vip, by=by)
+                self.wire.neighbors.silence(vip)  # or a fresh interface would be greeted with what is not on it
                 self.ownership.held_is(vip, None)
                 await self.turn()
                 return False
@@ -188,7 +191,7 @@ class Announcer:
 
     async def keep_alive(self) -> None:
         """Extend the lifetime of every VIP here when it is time: the one thing that must go on whatever else waits."""
-        if now() - self._extended_at < self._lifetime_s / EXTENSIONS:
+        if now() - self._extended_at < self._lifetime_s / EXTENSIONS or not self.ownership.may_extend:
             return
         self._extended_at = now()
         try:
@@ -202,6 +205,10 @@ class Announcer:
                 self.wire.neighbors.silence(vip)
                 self.acquired.pop(vip, None)
                 self.ownership.lapsed(vip)
+
+    def _adopted_lifetime(self, vip: IP) -> int:
+        """An agent that must let go in time does not know yet how much time that is: no more than was left."""
+        return self._lifetime() if self.ownership.may_extend else max(1, int(self._left_s.get(vip, 0)))
 
     def _lifetime(self) -> int:
         """For how long the kernel shall keep an address that nobody extends, in whole seconds."""

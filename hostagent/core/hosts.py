@@ -86,7 +86,8 @@ class Hosts:
             self._see_own(session)
         else:
             self._weigh(session, now)
-        return before is None or before.ended != session.ended or was_sound != self.sound(node, now)
+        changed = before is None or (before.ended, before.draining) != (session.ended, session.draining)
+        return changed or was_sound != self.sound(node, now)
 
     def _see_own(self, session: Session) -> None:
         self._refute = session.suspected_by
@@ -155,11 +156,16 @@ class Hosts:
             return None
         return Instant(max(session.seen_at, self.fresh_since) + session.duration_s)
 
+    def passed(self, expires_at: Instant | None, now: Instant) -> bool:
+        """Whether a time to expire is over. While the stream is silent nobody's time runs: nobody could be heard."""
+        if expires_at is None or self.stream_at is None:
+            return True
+        return min(now, self.stream_at + GAP_OF_RENEW * self.renew_s) >= expires_at
+
     def alive(self, node: NodeName, now: Instant) -> bool:
         """Its session neither ended nor expired."""
         session = self.sessions.get(node)
-        expires_at = self.expires_at(node)
-        return session is not None and not session.ended and expires_at is not None and now < expires_at
+        return session is not None and not session.ended and not self.passed(self.expires_at(node), now)
 
     def sound(self, node: NodeName, now: Instant) -> bool:
         """Alive, and nobody has cause to suspect it."""

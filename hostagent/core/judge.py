@@ -29,6 +29,8 @@ RIVAL_S = 1.0
 """Who has not been heard for so long does not answer now."""
 DEFEND_S = 10.0
 """Between two announcements against a stranger's."""
+TELL_AGAIN_S = 0.5
+"""Between two announcements against one of our hosts': the last may have been lost."""
 HANDING_S = 1.0
 """For so long after a hand-over the predecessor may still be heard, and is no conflict to report."""
 CONFIRM_S = 0.1
@@ -150,9 +152,10 @@ def _challenged(view: View, claim: Claim, rival: Rival, now: Instant) -> Verdict
     if handing:  # it has not let go yet
         return Verdict(why=Why.HOLDS, wake_at=view.target_at)
     conflict = ReportConflict(vip=view.vip, mac=rival.mac)
-    # One of ours needs to hear it once to let go; a stranger may not care (RFC 5227, 2.4 c).
-    silent_until = rival.since if rival.node is not None else Instant(now - DEFEND_S)
-    if view.defended_at is not None and view.defended_at > silent_until:
+    # One of ours lets go when it hears it; a stranger may not care (RFC 5227, 2.4 c).
+    pause_s = DEFEND_S if rival.node is None else TELL_AGAIN_S
+    last = view.defended_at
+    if last is not None and (now < last + pause_s or rival.heard_at <= last):
         return Verdict(acts=(conflict,), why=Why.HOLDS, wake_at=view.target_at)
     return Verdict(acts=(conflict, Announce(vip=view.vip)), why=Why.HOLDS, wake_at=view.target_at)
 

@@ -227,7 +227,7 @@ class Ownership:
         elif now - self._down_since.pop(interface) >= CARRIER_S:
             for known in self._vips.values():  # others may have taken what went with the interface
                 known.let_go |= known.holder == self.me and known.held_on is None
-        self._agenda.touch(vip for vip, known in self._vips.items() if known.held_on == interface)
+        self._agenda.touch(self._vips)
 
     def heard(self, vip: IP, mac: Mac, by: NodeName | None, now: Instant) -> None:
         """Another machine announced or answered for the VIP: the host `by`, or a stranger (None)."""
@@ -373,6 +373,11 @@ class Ownership:
     def lifetime_ends_at(self) -> Instant | None:
         """No address may outlive this moment in the kernel; None: as long as the agent turns."""
         return self._reach.fence_at()
+
+    @property
+    def may_extend(self) -> bool:
+        """Whether the lifetimes of addresses may be extended at all yet."""
+        return self._reach.may_extend
 
     @property
     def stall_s(self) -> float:

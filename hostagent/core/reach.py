@@ -37,6 +37,11 @@ class Reach:
             return None
         return Instant(self.renewed_at + self.duration_s - FENCE_MARGIN_S)
 
+    @property
+    def may_extend(self) -> bool:
+        """Whether addresses may live on: with `fence`, only under a renewal of this life of the agent."""
+        return self.policy == "hold" or self.renewed_at is not None
+
     def alone(self, now: Instant) -> bool:
         return self.lost_at is not None and (at := self.alone_at()) is not None and now >= at
 

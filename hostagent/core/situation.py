@@ -50,7 +50,8 @@ class Situation:
         fit = [c for c in ranked if self.hosts.fit(c.node, now)]
         mine = next((c for c in ranked if c.node == self.me), None)
         position = next((at for at, c in enumerate(fit) if c.node == self.me), None)
-        may_claim = not self.draining and not self.hosts.stale(now)
+        plugged = mine is not None and mine.interface not in self.down_since
+        may_claim = plugged and not self.draining and not self.hosts.stale(now)
         standing = self._standing(known)
         open_now = holder is None or standing in GONE or self.alone_at is not None
         session = self.hosts.sessions.get(holder) if holder else None
@@ -130,7 +131,7 @@ class Situation:
         expires_at = self._expires_at(known.claim)
         if session is not None and session.ended:
             return Standing.ENDED
-        if expires_at is not None and now >= expires_at:
+        if expires_at is not None and self.hosts.passed(expires_at, now):
             return Standing.EXPIRED
         if self.hosts.dead(holder):
             return Standing.DEAD

@@ -17,8 +17,8 @@ from hostagent.model.ownership import Segment, Suspect, Watched, Write
 
 WATCHERS = 2
 """One may be dying with the holder, or hang; more only cost frames."""
-GUARD_S = 600.0
-"""For so long a host that was replaced is watched for."""
+GUARD_S, GUARDS = 600.0, 3
+"""For so long a host that was replaced is watched for, by so many of its VIPs: it may not have had all of them."""
 NOTES, NOTES_S = 5, 30.0
 """No more notes about one host in so long a time: on a segment that loses frames silence comes and goes."""
 CALM_S = (5.0, 10.0, 20.0, 40.0)
@@ -35,6 +35,8 @@ class _Seen:
     """The note is being written."""
     noted: bool = False
     """A note of this host was written, or may have been, and is not yet refuted as far as it knows."""
+    asked_of: str = ""
+    """Which renewal of the session the last note was meant for."""
     notes: deque[Instant] = field(default_factory=lambda: deque(maxlen=NOTES))
     """When the last ones were asked for."""
     refuted: int = 0
@@ -58,7 +60,7 @@ class Watching:
     hosts: Hosts
     targets: dict[IP, Watched] = field(default_factory=dict)
     guards: dict[IP, Watched] = field(default_factory=dict)
-    """VIPs that this host took from silent hosts, one of each: should such a host come back and still answer, it must
+    """VIPs that this host took from silent hosts, a few of each: should such a host come back and still answer, it must
     be told. It may not know that it was gone, like a virtual machine that was paused."""
     _seen: dict[NodeName, _Seen] = field(default_factory=dict)
 
@@ -122,12 +124,15 @@ class Watching:
         self, taken: Mapping[NodeName, Mapping[IP, Instant]], rankings: Mapping[IP, Ranking], now: Instant
     ) -> Iterator[tuple[IP, Watched]]:
         for node, vips in taken.items():
+            guards = 0
             for vip, taken_at in vips.items():
                 mine = rankings[vip].of(self.me) if vip in rankings else None
                 segments = self._segments_of(node)
                 mac = next((s.mac for s in segments for own in s.subnets if mine and vip in own.network), None)
                 if mine is not None and mac is not None and now < taken_at + GUARD_S:
                     yield vip, Watched(holder=node, interface=mine.interface, mac=mac)
+                    guards += 1
+                if guards == GUARDS:
                     break
 
     def _watchers(self, holder: NodeName, ranking: Ranking, now: Instant) -> list[NodeName]:
@@ -169,6 +174,9 @@ class Watching:
         seen.noted = seen.noted or outcome is not Write.LOST
         if outcome is not Write.WON:
             seen.not_before = Instant(now + RETRY_S)
+        session = self.hosts.sessions.get(node)
+        if session is not None and session.renewed != seen.asked_of and session.suspected_by is None:
+            self.refuted(node, now)  # before this host knew that it had written
 
     def turn(self, now: Instant) -> list[Suspect]:
         """Whom to suspect now."""
@@ -184,6 +192,7 @@ class Watching:
                 and self.hosts.sound(node, now)
             ):
                 seen.asking = True
+                seen.asked_of = session.renewed
                 seen.notes.append(now)
                 acts.append(Suspect(node=node, expected=session))
         return acts

@@ -30,6 +30,8 @@ class HeldAddress:
     ip: IP
     interface: InterfaceName
     index: int
+    left_s: float = 0.0
+    """Until the kernel removes it, unless it is extended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

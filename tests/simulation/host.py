@@ -50,7 +50,15 @@ MOST_TURNS = 20
 
 class Host:
     def __init__(
-        self, number: int, *, time: Timeline, api: Api, wire: Wire, promises: Promises, vips: Sequence[IP]
+        self,
+        number: int,
+        *,
+        time: Timeline,
+        api: Api,
+        wire: Wire,
+        promises: Promises,
+        vips: Sequence[IP],
+        on_api_loss: OnApiLoss,
     ) -> None:
         self.name = NodeName(f"h{number}")
         self.mac = Mac(f"02:00:00:00:00:{number:02x}")
@@ -70,7 +78,7 @@ class Host:
         self.part = 0
         """Of the segment, when it is split."""
         self.draining = False
-        self.on_api_loss: OnApiLoss = "hold"
+        self.on_api_loss = on_api_loss
         self.wall_s = 1.7e9
         """By how much its wall clock is ahead of the world's time."""
         self.frozen_at = 0.0
@@ -81,7 +89,7 @@ class Host:
         self._time, self._api, self._wire, self._promises = time, api, wire, promises
         draw = time.random
         self.clock = Clock(offset_s=draw.uniform(10, 1e6), rate=1 + draw.uniform(-MOST_DRIFT, MOST_DRIFT))
-        self.uplink = Uplink(self, time=time, api=api, vips=vips)
+        self.uplink = Uplink(self, time=time, api=api, promises=promises, vips=vips)
         self._replies: list[Event] = []
         """What sockets keep while the agent hangs, each its own: replies, frames, timers that have run out."""
         self._wake_at: float | None = None
@@ -216,6 +224,7 @@ class Host:
         slept_s = self._time.now - self.frozen_at
         self.frozen, self.thawed_at = False, self._time.now
         self.clock.stood_still_s += slept_s
+        self.paused_at += slept_s
         self.kernel = {vip: until + slept_s for vip, until in self.kernel.items()}
         for vip in self.kernel:
             self._expect_expiry(vip)
@@ -287,15 +296,18 @@ class Host:
             return
         if self.turning:
             self._expire()
-            ends_at = agent.lifetime_ends_at
-            longest = self._time.now + LIFETIME_S
-            for vip in self.kernel:
-                self.kernel[vip] = longest if ends_at is None else min(longest, self.clock.when(ends_at))
+            if self.synced or self.on_api_loss == "hold":  # how old the session is, a new agent does not know
+                self.kernel = dict.fromkeys(self.kernel, self._lifetime_ends_at())
             if self.synced:
                 living = sorted(node for node in agent.sessions if agent.hosts.alive(node, self.now))
                 agent.sweeps = living[:1] == [self.name]
                 self.turn()
         self._time.after(EXTEND_S, lambda: self._extend(agent))
+
+    def _lifetime_ends_at(self) -> float:
+        """Of what is added or extended now."""
+        longest, fence_at = self._time.now + LIFETIME_S, self.agent.lifetime_ends_at
+        return longest if fence_at is None else min(longest, self.clock.when(fence_at))
 
     def _expire(self) -> None:
         """What the kernel did by itself, as the agent learns of it on its next turn."""
@@ -389,7 +401,7 @@ class Host:
             case AddAddress(vip=vip, why=why):
                 self._time.tell(f"{self.name} adds {vip} ({why})")
                 self._promises.check_add(self.name, act, agent)
-                self.kernel[vip] = self._time.now + LIFETIME_S
+                self.kernel[vip] = self._lifetime_ends_at()
                 self._changed()
                 agent.held_is(vip, ETH0)
                 self._start_announcing(vip)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from hostagent.core.ownership import Ownership
-from hostagent.model.names import IP, NodeName
+from hostagent.model.names import IP, Instant, NodeName
 from hostagent.model.ownership import AddAddress, DeleteClaim, Why, WriteClaim
 from tests.simulation.timeline import Timeline
 from tests.simulation.uniqueness import ROUNDING_S, Uniqueness
@@ -58,6 +58,7 @@ class Promises:
         self._api, self._segment = api, segment
         self._uniqueness = Uniqueness(self._time, api, segment, lifetime_s=self._lifetime_s)
         api.inspect, api.inspect_note = self.check_write, self.check_note
+        self._renewed_at: dict[NodeName, Instant] = {}
         self._notes: dict[tuple[NodeName, NodeName], deque[float]] = {}
         self._api_well_since: dict[NodeName, float] = dict.fromkeys(self._hosts, 0.0)
         self._agent_well_since: dict[NodeName, float] = dict.fromkeys(self._hosts, 0.0)
@@ -125,7 +126,11 @@ class Promises:
             return
         if self._api.up:
             within_s = P2_S
-        elif self._time.now - self.api_gone_at > DEGRADED_AFTER_S and self._know_of_the_outage(host):
+        elif (
+            host.on_api_loss == "hold"
+            and self._time.now - self.api_gone_at > DEGRADED_AFTER_S
+            and self._know_of_the_outage(host)
+        ):
             within_s = DEGRADED_S
         else:
             return
@@ -181,6 +186,27 @@ class Promises:
             until_s, why = self._unbroken.get(vip, (0.0, ""))
             if self._time.now < until_s and vip in self._api.services.wanted:
                 self.broken(f"{why}, and nobody answers for {vip}")
+
+    def renewed(self, host: Host, sent_at: Instant) -> None:
+        """A host's session was written. One that fences does not outlive it: others may take over then."""
+        if host.on_api_loss == "fence":
+            self._renewed_at[host.name] = sent_at
+            self._expect_fence(host, sent_at)
+
+    def _expect_fence(self, host: Host, sent_at: Instant) -> None:
+        ends_at = Instant(sent_at + self._duration_s)
+
+        def look() -> None:
+            if self._renewed_at[host.name] != sent_at or not host.powered or host.frozen:
+                return
+            if host.now < ends_at:  # its machine stood still, and its clock with it
+                self._expect_fence(host, sent_at)
+                return
+            held = [vip for vip in self._vips if host.has(vip) and vip in self._api.services.wanted]
+            if held:
+                self.broken(f"P1: {host.name} fences, and has {held[0]} though its session was not renewed")
+
+        self._time.at(host.clock.when(ends_at) + ROUNDING_S, look)
 
     def heard(self, host: Host, vip: IP, by: NodeName | None) -> None:
         """A host hears another announce, or answer for, a VIP."""
@@ -242,5 +268,7 @@ class Promises:
         api_works = self._api.up and not self._api_troubled() and host.reaches_api and not host.uplink.stream.held
         if api_works and now - self._api_well_since[node] > settled_s:
             return True
+        if host.on_api_loss == "fence":
+            return False
         heard_since = max(self._answers_since.get(vip, {}).get(node, now), self.wire_well_since)
         return not self._segment.troubled() and now - heard_since > settled_s

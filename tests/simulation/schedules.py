@@ -106,6 +106,8 @@ class Schedule:
     spike_chance: float = 0.0
     lost: int = 0
     """The host that nobody repairs in the end; 0: all are repaired."""
+    fence: bool = False
+    """Hosts let go rather than answer without the API."""
     finale: tuple[str, int] | None = None
     """What happens to which host when all is well again."""
 
@@ -128,6 +130,7 @@ def drawn(seed: int) -> Schedule:
         lost_reply_chance=rng.choice((0.0, 0.3)),
         spike_chance=rng.choice((0.0, 0.0, 0.05)),
         lost=rng.randint(0, HOSTS),
+        fence=rng.random() < 0.15,
         finale=(rng.choice(tuple(FINALES)), rng.randint(1, HOSTS)) if rng.random() < 0.5 else None,
     )
 
@@ -204,7 +207,7 @@ def play(seed: int) -> None:
 
 def perform(schedule: Schedule) -> World:
     """Play a schedule, then end all faults: every VIP must end where its claim says, and nothing be left of others."""
-    world = World(hosts=HOSTS, vips=VIPS, seed=schedule.seed)
+    world = World(hosts=HOSTS, vips=VIPS, seed=schedule.seed, on_api_loss="fence" if schedule.fence else "hold")
     world.api.lost_reply_chance = schedule.lost_reply_chance
     world.api.spike_chance = schedule.spike_chance
     for pause_s, fault, number in schedule.steps:

@@ -53,6 +53,8 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
         yield replace(schedule, lost_reply_chance=0.0)
     if schedule.spike_chance:
         yield replace(schedule, spike_chance=0.0)
+    if schedule.fence:
+        yield replace(schedule, fence=False)
     if schedule.lost:
         yield replace(schedule, lost=0)
     for at, (pause_s, fault, number) in enumerate(steps):

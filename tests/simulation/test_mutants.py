@@ -173,8 +173,9 @@ def forgets_to_refute(patch: pytest.MonkeyPatch) -> None:
 
 
 def suspects_without_a_pause(patch: pytest.MonkeyPatch) -> None:
-    """Whoever was refuted suspects again at once."""
+    """Whoever was refuted suspects again at once, and as often as it likes."""
     patch.setattr(watching, "CALM_S", (0.2,))
+    patch.setattr(watching, "NOTES", 1000)
 
 
 def does_not_wait_for_a_refutation(patch: pytest.MonkeyPatch) -> None:

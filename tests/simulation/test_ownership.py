@@ -31,6 +31,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
         lost_reply_chance=st.sampled_from((0.0, 0.3)),
         spike_chance=st.sampled_from((0.0, 0.05)),
         lost=st.integers(0, HOSTS),
+        fence=st.booleans(),
         finale=st.none() | st.tuples(st.sampled_from(tuple(FINALES)), st.integers(1, HOSTS)),
     )
 

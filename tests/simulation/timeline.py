@@ -25,7 +25,7 @@ class Timeline:
     def at(self, instant_s: float, event: Event) -> None:
         """Let something happen at an instant; events of one instant happen in the order in which they were asked."""
         self._order += 1
-        heapq.heappush(self._queue, (instant_s, self._order, event))
+        heapq.heappush(self._queue, (max(instant_s, self.now), self._order, event))
 
     def after(self, delay_s: float, event: Event) -> None:
         self.at(self.now + delay_s, event)

@@ -85,7 +85,7 @@ class Uniqueness:
         if host.thawed_at is not None:
             # Its machine stood still, and it does not know that.
             twice.counted_from = max(twice.counted_from, host.thawed_at + WOKEN_S - P1_S)
-        if segment.blocked or now < segment.lossy_until + LOSSY_S:
+        if segment.blocked or now < max(segment.lossy_until, segment.healed_at) + LOSSY_S:
             twice.limit_s = max(twice.limit_s, LOSSY_S)
         if host.uplink.informed:
             return

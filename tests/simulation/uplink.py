@@ -21,6 +21,7 @@ from tests.simulation.timeline import Event, Timeline
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host
+    from tests.simulation.promises import Promises
 
 DURATION_S, RENEW_S, RENEW_JITTER = 15.0, 5.0, 0.1
 RETRY_S = (0.5, 1.0)
@@ -34,9 +35,9 @@ ETH0 = InterfaceName("eth0")
 
 
 class Uplink:
-    def __init__(self, host: Host, *, time: Timeline, api: Api, vips: Sequence[IP]) -> None:
+    def __init__(self, host: Host, *, time: Timeline, api: Api, promises: Promises, vips: Sequence[IP]) -> None:
         self.stream = api.stream(host.name, self._receive, self._forget)
-        self._host, self._time, self._api, self._vips = host, time, api, vips
+        self._host, self._time, self._api, self._promises, self._vips = host, time, api, promises, vips
         subnet = IPv4Interface(f"{host.address}/24")
         self._interface = Segment(interface=ETH0, mac=host.mac, subnets=(subnet,))
         self._services: Services | None = None
@@ -183,6 +184,7 @@ class Uplink:
         """Write this host's session for the first time in the agent's life, and renew it from then on."""
         sent_at = self._host.now
         self._host.agent.renewed(self.write_session().resource_version, sent_at, self._host.now)
+        self._promises.renewed(self._host, sent_at)
         self._next_renewal(RENEW_S)
 
     def lose_watch(self) -> None:
@@ -225,6 +227,7 @@ class Uplink:
                     self._renew(agent, renewal, session, self._version)
                     return
                 agent.renewed(stored.resource_version, sent_at, self._host.now)
+                self._promises.renewed(self._host, sent_at)
                 pause_s = RENEW_S * self._time.random.uniform(1 - RENEW_JITTER, 1 + RENEW_JITTER)
             if renewal == self._renewal:
                 self._next_renewal(pause_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from hostagent.model.names import IP, NodeName
+from hostagent.model.ownership import OnApiLoss
 from tests.simulation.api import Api, Services
 from tests.simulation.host import LIFETIME_S, RESTART_S, STOP_S, Host
 from tests.simulation.promises import Promises
@@ -34,7 +35,7 @@ class _Address(IPv4Address):
 
 
 class World:
-    def __init__(self, *, hosts: int, vips: int, seed: int) -> None:
+    def __init__(self, *, hosts: int, vips: int, seed: int, on_api_loss: OnApiLoss = "hold") -> None:
         self.time = Timeline(seed)
         self.vips: list[IP] = [_Address(f"198.51.100.{64 + i}") for i in range(vips)]
         names = [NodeName(f"h{number}") for number in range(1, hosts + 1)]
@@ -42,7 +43,15 @@ class World:
         self.segment = Segment(self.time)
         self.promises = Promises(self.time, self.vips, lifetime_s=LIFETIME_S, duration_s=DURATION_S)
         self.hosts = {
-            name: Host(number, time=self.time, api=self.api, wire=self.segment, promises=self.promises, vips=self.vips)
+            name: Host(
+                number,
+                time=self.time,
+                api=self.api,
+                wire=self.segment,
+                promises=self.promises,
+                vips=self.vips,
+                on_api_loss=on_api_loss,
+            )
             for number, name in enumerate(names, start=1)
         }
         self.segment.attach(self.hosts.values())

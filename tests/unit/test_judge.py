@@ -389,14 +389,14 @@ def test_doubt_ends_with_time() -> None:
 
 
 def test_after_an_outage_of_the_api_every_vip_is_looked_at_again() -> None:
-    """During it everybody, this host among them, counted as expired, and there was nobody to stand by."""
+    """During it nobody's time ran; from now on everybody has a full duration to be heard again."""
     agent = an_agent(ME, OTHER)
     agent.claim_seen(VIP, a_claim(OTHER), Instant(0))
     for second in range(40):
         agent.turn(Instant(second))
     verdict = agent.verdict(VIP)
     assert verdict is not None
-    assert verdict.wake_at is None
+    assert verdict.why is Why.STANDS_BY
     agent.session_seen(ME, a_session(ME, seen_at=40, resource_version="2"), Instant(40))
     agent.turn(Instant(40))
     assert agent.next_wake(Instant(40)) == Instant(40 + 15)

@@ -31,7 +31,8 @@ LONGEST_DELAY_S = 8.0
 STEADY_S = 10.0
 """A watch that lasted this long was a good one: the next failure starts from the first delay again."""
 ABSENT_DELAY_S = 30.0
-"""Between looks for a kind that is not installed, or that we may not read: people change that, not time."""
+"""Between looks for a kind that is not installed, or that we may not read: people change that, not time. What was read
+before is asked for sooner: an API server that has just started refuses everybody for a moment."""
 
 
 def delay_s(failures: int, chance: float) -> float:
@@ -266,10 +267,10 @@ class Informer(Generic[K, T]):
         if error.status == 404:
             self._version = ""
             cause = f"{self.path}: the cluster does not know this kind. Install it: `hostagent access apply`"
-            wait_s = max(wait_s, ABSENT_DELAY_S)
+            wait_s = wait_s if self.synced else max(wait_s, ABSENT_DELAY_S)
         elif error.status == 403:
             cause = f"{error}. Give hosts the right to read it: `hostagent access apply`"
-            wait_s = max(wait_s, ABSENT_DELAY_S)
+            wait_s = wait_s if self.synced else max(wait_s, ABSENT_DELAY_S)
         elif error.unanswered and self.synced and first:
             # A watch that breaks is everyday life (server restart, other endpoint): trouble only if the next fails too.
             log.debug("%s: watch broke, going on from version %s: %s", self.path, self._version, error)

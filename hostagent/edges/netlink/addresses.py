@@ -102,7 +102,7 @@ class KernelAddresses:
         self._monitor.know(names)
         self._seen_ours = frozenset((a.ip, a.index) for a in addresses if a.ours)
         held = tuple(
-            HeldAddress(ip=a.ip, interface=names[a.index], index=a.index)
+            HeldAddress(ip=a.ip, interface=names[a.index], index=a.index, left_s=a.lifetime_left_s)
             for a in addresses
             if a.ours and a.index in names
         )
