@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import FrameType
@@ -32,6 +33,7 @@ from tests.fault.stage import Stage
 from tests.fault.trial import broken, try_out
 
 RENEW_S = 5.0
+FEW_VIPS = 2
 FAILURES_AT_MOST = 3  # of one fault; then something is wrong with it, and the rest of the bench shall not wait
 FOLDER = ROOT / "build" / "bench"
 RUNS = FOLDER / "failover.runs.jsonl"
@@ -63,7 +65,7 @@ def bench(*, runs: int, faults: str, only_list: bool, fresh: bool, seed: int | N
     result = summary([fault for fault in chosen if any(run["fault"] == fault.name for run in done)], done)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     click.echo(f"\n{table(result)}\nall runs: {RUNS.relative_to(ROOT)}; sums: {RESULT.relative_to(ROOT)}")
-    if not faults:
+    if all(row["runs"] for row in result) and not faults:
         click.echo(f"written: {write_document(result).relative_to(ROOT)}")
     failed = [run for run in done if "error" in run]
     wrong = [run for run in done if run.get("broken")]
@@ -100,22 +102,30 @@ def _missing(fault: Fault, runs: int, program: str) -> int:
 
 
 def _do(todo: Sequence[tuple[Fault, int]], program: str, dice: random.Random) -> None:
-    total, number = sum(count for _, count in todo), 0
+    plan = _in_rounds(todo)
+    total, failures = len(plan), Counter[str]()
     with Lab.up(f"bench-{os.getpid()}") as lab:
         deploy(lab)
         stage, began_s = Stage(lab=lab), time.monotonic()
-        for fault, count in todo:
-            failures = 0
-            for _ in range(count):
-                number += 1
-                if failures == FAILURES_AT_MOST:
-                    continue
-                run = _run_once(stage, fault, dice)
-                failures += "error" in run
-                with RUNS.open("a") as file:
-                    file.write(json.dumps({"program": program, "at": time.time(), **run}) + "\n")
-                left_s = (time.monotonic() - began_s) / number * (total - number)
-                click.echo(f"{number}/{total} {_line(run)} ({left_s / 60:.0f} min left)")
+        for number, fault in enumerate(plan, start=1):
+            if failures[fault.name] == FAILURES_AT_MOST:
+                continue
+            run = _run_once(stage, fault, dice)
+            failures[fault.name] += "error" in run
+            with RUNS.open("a") as file:
+                file.write(json.dumps({"program": program, "at": time.time(), **run}) + "\n")
+            left_s = (time.monotonic() - began_s) / number * (total - number)
+            click.echo(f"{number}/{total} {_line(run)} ({left_s / 60:.0f} min left)")
+
+
+def _in_rounds(todo: Sequence[tuple[Fault, int]]) -> list[Fault]:
+    """One run of each after the other, so that a bench that is interrupted knows something of all.
+
+    Those with many VIPs come in one piece, as making so many Services takes longer than the fault.
+    """
+    rounds = max((count for _, count in todo), default=0)
+    few = [fault for nth in range(rounds) for fault, count in todo if fault.vips <= FEW_VIPS and nth < count]
+    return few + [fault for fault, count in todo if fault.vips > FEW_VIPS for _ in range(count)]
 
 
 def _run_once(stage: Stage, fault: Fault, dice: random.Random) -> Run:

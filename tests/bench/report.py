@@ -15,6 +15,12 @@ from tests.fabric.deploy import ROOT
 from tests.fault.faults import BY_NAME, Fault
 
 DOCUMENT = ROOT / "docs" / "failover.md"
+README = ROOT / "README.md"
+HEADLINES = (
+    "vip-moved", "host-drained", "agents-restarted", "agent-killed", "power-off", "cable-pulled", "agent-hung",
+    "api-stopped", "power-off-200-vips",
+)  # fmt: skip
+_MARKED = re.compile(r"(<!-- failover:begin -->\n).*?(<!-- failover:end -->)", re.DOTALL)
 HOSTS = 3
 Row = dict[str, Any]
 
@@ -99,7 +105,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_document(rows: Sequence[Row]) -> Path:
-    """Write docs/failover.md."""
+    """Write docs/failover.md, and the headline rows of the README."""
     done = [row for row in rows if row["runs"]]
     DOCUMENT.write_text(
         _TEXT.format(
@@ -110,7 +116,16 @@ def write_document(rows: Sequence[Row]) -> Path:
             calm="\n".join(_markdown_calm(row) for row in done if _is_calm(row)),
         )
     )
+    by_name = {row["fault"]: row for row in done}
+    lines = [_headline(by_name[name]) for name in HEADLINES if name in by_name]
+    head = "| What happens | outage: median | p95 | max |\n| --- | ---: | ---: | ---: |\n"
+    README.write_text(_MARKED.sub(rf"\g<1>{head}{''.join(lines)}\g<2>", README.read_text()))
     return DOCUMENT
+
+
+def _headline(row: Row) -> str:
+    out = row["outage_ms"]
+    return f"| {row['what']} | {out['median']:.0f} ms | {out['p95']:.0f} ms | {out['max']:.0f} ms |\n"
 
 
 def machine() -> str:
