@@ -435,6 +435,7 @@ class Ownership:
             now=now,
             me=self.me,
             hosts=self.hosts,
+            fit=frozenset(node for node in self.hosts.sessions if self.hosts.fit(node, now)),
             watching=self._watching,
             stopping=self.stopping,
             draining=self.draining,

@@ -29,6 +29,8 @@ class Situation:
     now: Instant
     me: NodeName
     hosts: Hosts
+    fit: frozenset[NodeName]
+    """The hosts that could take a VIP now: asked once for all VIPs, as a hundred hosts may be candidates of each."""
     watching: Watching
     stopping: bool
     draining: bool
@@ -47,7 +49,7 @@ class Situation:
         """What the rules need to know about one VIP."""
         now, claim, holder = self.now, known.claim, known.holder
         ranked = known.ranking.ranked if known.ranking else ()
-        fit = [c for c in ranked if self.hosts.fit(c.node, now)]
+        fit = [c for c in ranked if c.node in self.fit]
         mine = next((c for c in ranked if c.node == self.me), None)
         position = next((at for at, c in enumerate(fit) if c.node == self.me), None)
         plugged = mine is not None and mine.interface not in self.down_since

@@ -10,12 +10,14 @@ import pytest
 from hostagent.core.candidates import Candidate, Ranking
 from hostagent.core.hosts import REFUTE_S, RETRY_S, STALE_S
 from hostagent.core.ownership import Ownership
-from hostagent.core.watching import CALM_S, WATCHERS
+from hostagent.core.watching import CALM_S, NOTES, WATCHERS
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
+    Announce,
     OnApiLoss,
     Probe,
+    ReadClaim,
     ReadSession,
     Refute,
     Segment,
@@ -247,3 +249,55 @@ def test_a_vip_that_stays_silent_though_its_holder_lives_tells_nothing_about_it_
     agent.session_seen(HOLDER, session_of(HOLDER, version=501, renewed="100"), Instant(AT + 0.1))
     agent.turn(Instant(AT + 0.1))
     assert list(agent.watched) == [second]
+
+
+def test_nobody_expires_while_nothing_is_heard_from_the_api() -> None:
+    """The holder's time would be over, but whoever hears nobody cannot know."""
+    agent = a_standby()
+    long_after = Instant(AT + 60)
+    assert agent.hosts.alive(HOLDER, long_after)
+    assert WriteClaim not in kinds(agent.turn(long_after))
+
+
+def test_a_host_without_carrier_claims_nothing() -> None:
+    agent = a_standby()
+    agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    agent.claim_seen(VIP, a_claim(None, version=9), Instant(AT))
+    agent.ranking_is(VIP, ranking(ME))
+    assert kinds(agent.turn(Instant(AT + 1))) == []
+    agent.carrier_is(ETH0, up=True, now=Instant(AT + 1))
+    assert kinds(agent.turn(Instant(AT + 1))) == [Probe]
+
+
+def test_silence_that_this_host_cannot_hear_accuses_nobody() -> None:
+    agent = a_standby()
+    agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    agent.watch_found(VIP, silent=True, now=Instant(AT))
+    assert kinds(agent.turn(Instant(AT))) == []
+
+
+def test_five_notes_about_a_host_in_half_a_minute_are_enough() -> None:
+    agent = a_standby()
+    notes = 0
+    for tenth in range(300):
+        at = Instant(AT + tenth / 10)
+        for node in (ME, HOLDER):
+            agent.session_seen(node, session_of(node, version=1000 + tenth, renewed=str(at), seen_at=at), at)
+        agent.watch_found(VIP, silent=tenth % 2 == 0, now=at)
+        for act in agent.turn(at):
+            if isinstance(act, Suspect):
+                notes += 1
+                agent.suspected(HOLDER, Write.WON, at)
+    assert notes == NOTES
+
+
+def test_a_host_that_comes_back_is_watched_for_by_what_it_had() -> None:
+    agent = a_standby()
+    agent.claim_seen(VIP, replace(a_claim(ME, version=9), replaced=HOLDER), Instant(AT))
+    agent.held_is(VIP, ETH0)
+    agent.turn(Instant(AT))
+    assert agent.watched[VIP].holder == HOLDER
+    agent.heard(VIP, mac_of(HOLDER), HOLDER, Instant(AT + 1))
+    assert kinds(agent.turn(Instant(AT + 1))) == [ReadClaim]
+    agent.claim_read(VIP, ok=True, now=Instant(AT + 1.01))
+    assert Announce in kinds(agent.turn(Instant(AT + 1.01)))
