@@ -172,8 +172,7 @@ class Watching:
         seen = self._seen.setdefault(node, _Seen())
         seen.asking = False
         seen.noted = seen.noted or outcome is not Write.LOST
-        if outcome is not Write.WON:
-            seen.not_before = Instant(now + RETRY_S)
+        seen.not_before = Instant(now + RETRY_S)  # one that was written is seen on the watch by then
         session = self.hosts.sessions.get(node)
         if session is not None and session.renewed != seen.asked_of and session.suspected_by is None:
             self.refuted(node, now)  # before this host knew that it had written
