@@ -11,7 +11,6 @@ from hostagent.core import hosts, situation, watching
 from hostagent.core import judge as rules
 from hostagent.core import ownership as machine
 from hostagent.core.hosts import Hosts
-from hostagent.core.ownership import Ownership
 from hostagent.core.view import Probed, Standing, Verdict, View
 from hostagent.core.vip import Vip
 from hostagent.core.watching import Watching
@@ -156,9 +155,18 @@ def never_looks_at_the_expired(patch: pytest.MonkeyPatch) -> None:
     _judges(patch, lambda view, now: replace(judge(view, now), wake_at=None))
 
 
-def forgets_to_look_again_after_an_outage(patch: pytest.MonkeyPatch) -> None:
-    """Who had counted as expired during the outage is alive again, and no VIP is judged anew for it."""
-    patch.setattr(Ownership, "lease_stream_alive", lambda agent, now: agent.hosts.stream_alive(now))
+def counts_the_silence_of_the_api(patch: pytest.MonkeyPatch) -> None:
+    """A holder expires though nothing at all could be heard of it, and nobody gets new time after an outage."""
+    patch.setattr(Hosts, "passed", lambda _, expires_at, now: expires_at is None or now >= expires_at)
+    stream_alive = Hosts.stream_alive
+
+    def mutant(known: Hosts, now: Instant) -> bool:
+        fresh_since = known.fresh_since
+        gap = stream_alive(known, now)
+        known.fresh_since = now if fresh_since is None else fresh_since
+        return gap
+
+    patch.setattr(Hosts, "stream_alive", mutant)
 
 
 def leaves_the_claims_of_dead_holders(patch: pytest.MonkeyPatch) -> None:
@@ -266,7 +274,7 @@ MUTANTS: tuple[Mutate, ...] = (
     takes_a_living_holders_claim,
     lets_go_before_the_heir_is_named,
     never_looks_at_the_expired,
-    forgets_to_look_again_after_an_outage,
+    counts_the_silence_of_the_api,
     leaves_the_claims_of_dead_holders,
     forgets_to_refute,
     suspects_without_a_pause,
