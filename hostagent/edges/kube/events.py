@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ QUIET_S = 600.0
 REMEMBERED = 2048
 """Events kept to know repetitions by; API servers forget Events after an hour anyway."""
 WAITING = 256
+"""Of what is only told; as many warnings more, and these go first: they must not wait behind hundreds of moved VIPs."""
 RATE_PER_S = 5.0
 BURST = 25.0
 
@@ -87,7 +89,8 @@ class Events:
         self._node = node
         self._now = now
         self._told: OrderedDict[_Happening, _Told] = OrderedDict()
-        self._queue: asyncio.Queue[tuple[_Happening, Subject, bool]] = asyncio.Queue(WAITING)
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, _Happening, Subject]] = asyncio.PriorityQueue()
+        self._order = itertools.count()
         self._tokens = BURST
         self._filled_at = now()
         self.failed = 0
@@ -108,21 +111,21 @@ class Events:
             if self._now() < told.sent_at + QUIET_S:
                 return
             told.sent_at = self._now()
-        if self._queue.full():
+        if self._queue.qsize() >= (2 * WAITING if warning else WAITING):
             self.dropped += 1
             return
         if told is None:
             self._told[happening] = _Told(name=f"{subject.name[:240]}.{uuid4().hex[:12]}", sent_at=self._now())
             if len(self._told) > REMEMBERED:
                 self._told.popitem(last=False)
-        self._queue.put_nowait((happening, subject, warning))
+        self._queue.put_nowait((not warning, next(self._order), happening, subject))
 
     async def run(self) -> None:
-        """Send what is waiting, at most 5 a second after a burst of 25, until cancelled."""
+        """Send what is waiting, warnings first, at most 5 a second after a burst of 25, until cancelled."""
         while True:
-            happening, subject, warning = await self._queue.get()
             await self._take_token()
-            await self._tell(happening, subject, warning=warning)
+            told, _, happening, subject = await self._queue.get()
+            await self._tell(happening, subject, warning=not told)
 
     async def _take_token(self) -> None:
         now = self._now()
