@@ -17,9 +17,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.three = asyncio.Event()
 
     async def request(self, *_: str, body: bytes) -> bytes:
         self.bodies.append(json.loads(body))
+        if len(self.bodies) == 3:
+            self.three.set()
         return b"{}"
 
 
@@ -33,8 +36,7 @@ def test_a_warning_does_not_wait_behind_hundreds_of_moved_vips_and_is_not_given_
         events.emit(SUBJECT, reason="AddressInUse", message="a stranger", warning=True)
         assert events.dropped == 10
         sending = asyncio.create_task(events.run())
-        while len(recorder.bodies) < 3:
-            await asyncio.sleep(0)
+        await recorder.three.wait()
         sending.cancel()
 
     asyncio.run(asyncio.wait_for(body(), 10))
