@@ -125,5 +125,5 @@ class Claims:
     def _mac_of(self, target: Candidate) -> dict[str, str]:
         """The MAC under which the holder will answer: what a packet capture on the segment must show."""
         session = self._ownership.sessions.get(target.node)
-        macs = [s.mac for s in session.segments if s.interface == target.interface] if session else []
-        return {MAC: macs[0]} if macs else {}
+        segment = session.on(target.interface) if session else None
+        return {MAC: segment.mac} if segment else {}

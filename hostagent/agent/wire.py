@@ -66,7 +66,8 @@ class Wire:
             return
         self.conflicts_seen += 1
         if vip in self._ownership.held:
-            warn("vip.conflict", f"{vip} is answered here and by {who}: defended. Find that machine", vip=vip, mac=mac)
+            cure = "It is told to let go" if owner else "Find that machine"
+            warn("vip.conflict", f"{vip} is answered here and by {who}: defended. {cure}", vip=vip, mac=mac)
             end = f"it answers beside {self._ownership.me}, and clients may reach either"
         else:
             warn("vip.conflict", f"{vip} is answered by {who}: not taken. Find that machine", vip=vip, mac=mac)

@@ -40,6 +40,13 @@ def arbitrate(view: View, now: Instant) -> Verdict:
     return Verdict(acts=(Probe(vip=view.vip),), why=Why.WAITS)
 
 
+def claim_it(view: View, why: Why, detail: str) -> WriteClaim:
+    """Compare-and-swap the VIP to this host; whose silence it was taken for stands in the claim."""
+    silent = why in (Why.DEAD, Why.EXPIRED, Why.ARBITRATED) and view.claim is not None
+    replaced = view.claim.holder if silent and view.claim is not None else None
+    return WriteClaim(vip=view.vip, holder=view.me, replaced=replaced, expected=view.claim, why=why, detail=detail)
+
+
 def settle(view: View, claim: Claim, now: Instant) -> Verdict:
     """Taken by arbitration: hold it while the API is away, then ask once more and write the claim, or let go."""
     if view.api_lost:
@@ -55,17 +62,6 @@ def settle(view: View, claim: Claim, now: Instant) -> Verdict:
         detail = f"{answered_by} answers for it, and the claim names {claim.holder}"
         return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
     if fresh:
-        return Verdict(
-            acts=(
-                WriteClaim(
-                    vip=view.vip,
-                    holder=view.me,
-                    replaced=claim.holder,
-                    expected=claim,
-                    why=Why.ARBITRATED,
-                    detail="taken while the API was away, and nobody else answers",
-                ),
-            ),
-            why=Why.ARBITRATED,
-        )
+        detail = "taken while the API was away, and nobody else answers"
+        return Verdict(acts=(claim_it(view, Why.ARBITRATED, detail),), why=Why.ARBITRATED)
     return Verdict(acts=(Probe(vip=view.vip),), why=Why.ARBITRATED)

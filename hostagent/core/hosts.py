@@ -33,9 +33,8 @@ class _Doubt:
     """When this host saw it first."""
     renewed: str
     """Of the session at that time: the next renewal refutes it."""
-    by: NodeName
-    read_at: Instant | None = None
-    """When a reading of the session that is under way was asked for."""
+    reading: bool = False
+    """The API is being asked."""
     not_before: Instant | None = None
     confirmed: bool = False
     """The API says: not refuted. The host counts as gone."""
@@ -99,7 +98,7 @@ class Hosts:
         if session.suspected_by is None:
             self._doubts.pop(session.node, None)
         elif doubt is None or doubt.renewed != session.renewed:
-            self._doubts[session.node] = _Doubt(since=now, renewed=session.renewed, by=session.suspected_by)
+            self._doubts[session.node] = _Doubt(since=now, renewed=session.renewed)
 
     def renewed(self, version: str, now: Instant) -> None:
         """This host's session was written: that version must come back on the watch."""
@@ -112,7 +111,7 @@ class Hosts:
         doubt = self._doubts.get(node)
         if doubt is None:
             return False
-        doubt.read_at = None
+        doubt.reading = False
         doubt.confirmed = session is not None and session.suspected_by is not None and session.renewed == doubt.renewed
         doubt.refuted = not doubt.confirmed
         return doubt.confirmed
@@ -121,7 +120,7 @@ class Hosts:
         """The API did not answer: it is asked again."""
         doubt = self._doubts.get(node)
         if doubt is not None:
-            doubt.read_at, doubt.not_before = None, Instant(now + RETRY_S)
+            doubt.reading, doubt.not_before = False, Instant(now + RETRY_S)
 
     # What follows
 
@@ -133,7 +132,7 @@ class Hosts:
             self._refute = None
         for node, doubt in self._doubts.items():
             if self._open(doubt) and now >= self._ripe_at(doubt):
-                doubt.read_at = now
+                doubt.reading = True
                 acts.append(ReadSession(node=node))
         return acts
 
@@ -142,7 +141,7 @@ class Hosts:
         return min((self._ripe_at(doubt) for doubt in self._doubts.values() if self._open(doubt)), default=None)
 
     def _open(self, doubt: _Doubt) -> bool:
-        return not (doubt.confirmed or doubt.refuted) and doubt.read_at is None
+        return not (doubt.confirmed or doubt.refuted or doubt.reading)
 
     def _ripe_at(self, doubt: _Doubt) -> Instant:
         """When the time to refute is over. After an outage the suspected must first find its way back to the API."""

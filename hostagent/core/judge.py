@@ -6,8 +6,8 @@ leave; taking comes last and needs a compare-and-swap, or, when nobody reaches t
 
 from __future__ import annotations
 
-from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S, arbitrate, settle
-from hostagent.core.view import Rival, Standing, Verdict, View
+from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S, arbitrate, claim_it, settle
+from hostagent.core.view import GONE, Rival, Standing, Verdict, View
 from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import (
     Act,
@@ -63,8 +63,7 @@ def _forget(view: View) -> Verdict:
     if view.held:
         acts.append(RemoveAddress(vip=view.vip, why=Why.NOT_WANTED))
     claim = view.claim
-    gone = (Standing.DEAD, Standing.EXPIRED, Standing.ENDED)
-    dead = claim is not None and (claim.holder is None or view.standing in gone)
+    dead = claim is not None and (claim.holder is None or view.standing in GONE)
     if claim is not None and not view.writing and (claim.holder == view.me or (view.sweeps and dead)):
         acts.append(DeleteClaim(vip=view.vip, expected=claim))
     # A holder that lives clears up after itself; one that falls silent cannot, and its silence is no event.
@@ -191,7 +190,7 @@ def _free(view: View, now: Instant) -> Verdict:
     if view.held and view.entitled and not view.stopping:
         if view.writing:
             return Verdict(why=Why.RECLAIMED)
-        return Verdict(acts=(_claim(view, Why.RECLAIMED, "this host still answers for it"),), why=Why.RECLAIMED)
+        return Verdict(acts=(claim_it(view, Why.RECLAIMED, "this host still answers for it"),), why=Why.RECLAIMED)
     if view.held:
         why = Why.STOPPING if view.stopping else Why.NOT_ENTITLED
         return Verdict(acts=(RemoveAddress(vip=view.vip, why=why),), why=why)
@@ -278,11 +277,5 @@ def _take(view: View, why: Why, detail: str, now: Instant) -> Verdict:
             conflict = ReportConflict(vip=view.vip, mac=view.probed.by)
             return Verdict(acts=(conflict,), why=Why.ANSWERED, wake_at=again_at)
         if view.probed.by is None and now <= view.probed.at + SILENCE_VALID_S:
-            return Verdict(acts=(_claim(view, why, detail),), why=why)
+            return Verdict(acts=(claim_it(view, why, detail),), why=why)
     return Verdict(acts=(Probe(vip=view.vip),), why=Why.WAITS)
-
-
-def _claim(view: View, why: Why, detail: str) -> WriteClaim:
-    silent = why in (Why.DEAD, Why.EXPIRED) and view.claim is not None
-    replaced = view.claim.holder if silent and view.claim is not None else None
-    return WriteClaim(vip=view.vip, holder=view.me, replaced=replaced, expected=view.claim, why=why, detail=detail)

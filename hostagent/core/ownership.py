@@ -63,7 +63,6 @@ class Ownership:
     """The VIPs that claims give to each host, in the order in which they came."""
     _replaced: dict[NodeName, dict[IP, Instant]] = field(default_factory=dict)
     """What this host took from silent hosts, and when it learnt so."""
-    _rankings: dict[IP, Ranking] = field(default_factory=dict)
     _agenda: Agenda = field(default_factory=Agenda)
     _turned_at: Instant | None = None
     _doubt_until: Instant | None = None
@@ -134,12 +133,12 @@ class Ownership:
         """What the API says about a suspected host. A reply that waited for an agent that hung says nothing."""
         if now - asked_at > self.stall_s:
             self.session_read_failed(node, now)
-        elif self.hosts.read(node, session):
-            self._agenda.touch(self._claimed.get(node, ()))
+            return
+        if self.hosts.read(node, session):
             self._watch_anew = True
         else:
             self._watching.refuted(node, now)
-            self._agenda.touch(self._claimed.get(node, ()))
+        self._agenda.touch(self._claimed.get(node, ()))
 
     def session_read_failed(self, node: NodeName, now: Instant) -> None:
         """The API did not say whether a suspected host has refuted."""
@@ -193,10 +192,6 @@ class Ownership:
         known = self._vip(vip)
         if known.ranking != ranking:
             known.ranking = ranking
-            if ranking is None:
-                self._rankings.pop(vip, None)
-            else:
-                self._rankings[vip] = ranking
             self._agenda.touch((vip,))
             self._watch_anew = True
 
@@ -428,7 +423,7 @@ class Ownership:
             self._agenda.touch(vip for vip, known in self._vips.items() if known.held_on is not None)
         if self._watch_anew:
             self._watch_anew = False
-            self._watching.choose(self._claimed, self._rankings, taken=self._replaced, alone=alone, now=now)
+            self._watching.choose(self._claimed, self.ranking, taken=self._replaced, alone=alone, now=now)
 
     def _situation(self, now: Instant) -> Situation:
         return Situation(

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 
 from hostagent.core.candidates import Candidate
 from hostagent.core.hosts import Hosts
-from hostagent.core.view import Standing, View
+from hostagent.core.view import GONE, Standing, View
 from hostagent.core.vip import DAMPED_MOVES, DAMPED_S, Vip
 from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, NodeName
-from hostagent.model.ownership import Claim, Segment, Why
+from hostagent.model.ownership import Claim, Why
 
 CATCH_UP_S = 10.0
 """For so long after a stall, what arrives may have been said before it; nothing is added on the strength of it."""
 CARRIER_S = 0.25
 """Without carrier for so long, a host lets go. Others can take over 0.4 s after it at the earliest: three unanswered
 questions, and the time to refute."""
-
-GONE = (Standing.DEAD, Standing.EXPIRED, Standing.ENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class Situation:
         now, claim, holder = self.now, known.claim, known.holder
         ranked = known.ranking.ranked if known.ranking else ()
         fit = [c for c in ranked if c.node in self.fit]
-        mine = next((c for c in ranked if c.node == self.me), None)
+        mine = known.ranking.of(self.me) if known.ranking else None
         position = next((at for at, c in enumerate(fit) if c.node == self.me), None)
         plugged = mine is not None and mine.interface not in self.down_since
         may_claim = plugged and not self.draining and not self.hosts.stale(now)
@@ -58,6 +56,7 @@ class Situation:
         open_now = holder is None or standing in GONE or self.alone_at is not None
         session = self.hosts.sessions.get(holder) if holder else None
         target, target_why, target_at = self._target(known, mine, fit)
+        unplugged_at = self.unplugged_at(known)
         return View(
             vip=vip,
             me=self.me,
@@ -77,7 +76,7 @@ class Situation:
             barred_at=self._barred_at(known),
             held=known.held_on is not None,
             placed=mine is not None and known.held_on == mine.interface,
-            unplugged=self.unplugged_at(known, passed=True) is not None,
+            unplugged=unplugged_at is not None and now >= unplugged_at,
             arbitrated=known.arbitrated,
             lapsed=known.lapsed,
             in_doubt=self._in_doubt(known),
@@ -97,20 +96,18 @@ class Situation:
             sweeps=self.sweeps,
         )
 
-    def unplugged_at(self, known: Vip, *, passed: bool = False) -> Instant | None:
-        """When the interface that has the address will have been without carrier for too long."""
+    def unplugged_at(self, known: Vip) -> Instant | None:
+        """When the interface that has the address will have been without carrier for too long; None: it has one."""
         down_since = self.down_since.get(known.held_on) if known.held_on else None
-        if down_since is None or (passed and self.now < down_since + CARRIER_S):
-            return None
-        return Instant(down_since + CARRIER_S)
+        return None if down_since is None else Instant(down_since + CARRIER_S)
 
     def witnesses(self, known: Vip) -> tuple[tuple[IP, ...], int]:
         """Machines on the VIP's segment that should answer this host, and how many of them must.
 
         The hosts other than the holder, of which a majority must answer; where there is none, the gateway.
         """
-        mine = next((c for c in known.ranking.ranked if c.node == self.me), None) if known.ranking else None
-        own = self._segment(self.me, mine.interface) if mine else None
+        mine, session = known.ranking.of(self.me) if known.ranking else None, self.hosts.sessions.get(self.me)
+        own = session.on(mine.interface) if mine and session else None
         if mine is None or own is None:
             return (), 0
         networks = {subnet.network for subnet in own.subnets}
@@ -189,7 +186,3 @@ class Situation:
         if self.doubt_until is None or self.now >= self.doubt_until:
             return False
         return known.won_at is None or known.won_at < self.doubt_until - CATCH_UP_S
-
-    def _segment(self, node: NodeName, interface: InterfaceName) -> Segment | None:
-        session = self.hosts.sessions.get(node)
-        return next((s for s in session.segments if s.interface == interface), None) if session else None

@@ -21,6 +21,9 @@ class Standing(StrEnum):
     ENDED = "ended"
 
 
+GONE = (Standing.DEAD, Standing.EXPIRED, Standing.ENDED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
     """What the last probe of a VIP found: silence, or the MAC that answered."""

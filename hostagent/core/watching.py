@@ -7,7 +7,7 @@ hash, so that the work spreads evenly: with any number of hosts each watches abo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostagent.core.candidates import Ranking, rendezvous
@@ -23,6 +23,8 @@ NOTES, NOTES_S = 5, 30.0
 """No more notes about one host in so long a time: on a segment that loses frames silence comes and goes."""
 CALM_S = (5.0, 10.0, 20.0, 40.0)
 """After a refutation the same host is not suspected again for so long: it lives, and something else is wrong."""
+
+RankingOf = Callable[[IP], Ranking | None]
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class Watching:
     def choose(
         self,
         held: Mapping[NodeName, Collection[IP]],
-        rankings: Mapping[IP, Ranking],
+        ranking_of: RankingOf,
         *,
         taken: Mapping[NodeName, Mapping[IP, Instant]],
         alone: bool,
@@ -85,8 +87,8 @@ class Watching:
             if holder == self.me or session is None or session.ended:
                 continue
             mine = {segment.interface for segment in self._segments_of(self.me)}
-            for vip, watched in self._samples(holder, vips, rankings, before):
-                if watched.interface in mine and (alone or self.me in self._watchers(holder, rankings[vip], now)):
+            for vip, watched in self._samples(holder, vips, ranking_of, before):
+                if watched.interface in mine and (alone or self.me in self._watchers(holder, ranking_of(vip), now)):
                     targets[vip] = watched
                 mine.discard(watched.interface)
                 if not mine:
@@ -98,13 +100,13 @@ class Watching:
             ):
                 seen.silent_since = None  # no longer watched, or by another VIP, of which nothing is known yet
         self.targets = targets
-        self.guards = dict(self._guards(taken, rankings, now))
+        self.guards = dict(self._guards(taken, ranking_of, now))
 
     def _samples(
         self,
         holder: NodeName,
         vips: Collection[IP],
-        rankings: Mapping[IP, Ranking],
+        ranking_of: RankingOf,
         before: Mapping[tuple[NodeName, InterfaceName], IP],
     ) -> Iterator[tuple[IP, Watched]]:
         """VIPs of the holder that tell about it on this host's segments, those watched so far first."""
@@ -113,7 +115,7 @@ class Watching:
         others = (vip for vip in vips if vip != avoid)
         last = (avoid,) if avoid in vips else ()
         for vip in (*kept, *others, *last):
-            ranking = rankings.get(vip) if vip is not None else None
+            ranking = ranking_of(vip) if vip is not None else None
             mine = ranking.of(self.me) if ranking else None
             theirs = ranking.of(holder) if ranking else None
             mac = self._mac_of(holder, theirs.interface) if theirs else None
@@ -121,12 +123,13 @@ class Watching:
                 yield vip, Watched(holder=holder, interface=mine.interface, mac=mac)
 
     def _guards(
-        self, taken: Mapping[NodeName, Mapping[IP, Instant]], rankings: Mapping[IP, Ranking], now: Instant
+        self, taken: Mapping[NodeName, Mapping[IP, Instant]], ranking_of: RankingOf, now: Instant
     ) -> Iterator[tuple[IP, Watched]]:
         for node, vips in taken.items():
             guards = 0
             for vip, taken_at in vips.items():
-                mine = rankings[vip].of(self.me) if vip in rankings else None
+                ranking = ranking_of(vip)
+                mine = ranking.of(self.me) if ranking else None
                 segments = self._segments_of(node)
                 mac = next((s.mac for s in segments for own in s.subnets if mine and vip in own.network), None)
                 if mine is not None and mac is not None and now < taken_at + GUARD_S:
@@ -135,8 +138,9 @@ class Watching:
                 if guards == GUARDS:
                     break
 
-    def _watchers(self, holder: NodeName, ranking: Ranking, now: Instant) -> list[NodeName]:
-        able = [c.node for c in ranking.ranked if c.node != holder and self.hosts.sound(c.node, now)]
+    def _watchers(self, holder: NodeName, ranking: Ranking | None, now: Instant) -> list[NodeName]:
+        ranked = ranking.ranked if ranking else ()
+        able = [c.node for c in ranked if c.node != holder and self.hosts.sound(c.node, now)]
         return sorted(able, key=lambda node: rendezvous(node, f"watches {holder}"))[:WATCHERS]
 
     def found(self, vip: IP, *, silent: bool, now: Instant) -> NodeName | None:
@@ -207,4 +211,5 @@ class Watching:
 
     def _mac_of(self, node: NodeName, interface: InterfaceName) -> Mac | None:
         session = self.hosts.sessions.get(node)
-        return next((s.mac for s in session.segments if s.interface == interface), None) if session else None
+        segment = session.on(interface) if session else None
+        return segment.mac if segment else None

@@ -54,6 +54,10 @@ class Session:
     def ended(self) -> bool:
         return not self.instance
 
+    def on(self, interface: InterfaceName) -> Segment | None:
+        """The host as it is on one of its interfaces; None when others may not count on that one."""
+        return next((segment for segment in self.segments if segment.interface == interface), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
