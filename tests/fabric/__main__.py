@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.fabric import assets as control_plane_assets
-from tests.fabric.base import base_layers
+from tests.fabric.base import BOOKWORM, FRR, TRIXIE, Disk, base_layers
 from tests.fabric.command import FabricError
 from tests.fabric.controlplane import ControlPlaneError
 from tests.fabric.hosts import Host
-from tests.fabric.lab import Lab
+from tests.fabric.lab import FRR_ROUTER, Lab
 from tests.fabric.processes import in_namespace
 from tests.fabric.state import DEFAULT_NAME, existing_labs
 
@@ -48,17 +48,32 @@ def cli() -> None:
 @cli.command()
 @name_option
 @click.option("--hosts", default=3, show_default=True, help="How many, h1 and on.")
+@click.option(
+    "--suite", type=click.Choice([BOOKWORM, TRIXIE]), default=BOOKWORM, show_default=True, help="Of the hosts."
+)
+@click.option("--frr", is_flag=True, help="FRR is installed on the hosts.")
 @click.option("--router", is_flag=True, help="With a router host `tor` that has FRR.")
 @click.option("--control-plane/--no-control-plane", default=True, help="etcd, API server, controllers.")
 @click.option("--kube-proxy/--no-kube-proxy", default=True, help="On every host.")
 @click.option("--bind", "binds", multiple=True, metavar="OUTSIDE:INSIDE", help="A path all hosts see, read-only.")
-def up(*, name: str, hosts: int, router: bool, control_plane: bool, kube_proxy: bool, binds: Sequence[str]) -> None:
+def up(
+    *,
+    name: str,
+    hosts: int,
+    suite: str,
+    frr: bool,
+    router: bool,
+    control_plane: bool,
+    kube_proxy: bool,
+    binds: Sequence[str],
+) -> None:
     """Make a lab and leave it running. On failure and on Ctrl-C nothing is left."""
     began = time.monotonic()
     Lab.up(
         name,
         hosts=hosts,
-        router=router,
+        disks={f"h{n}": Disk(suite=suite, add=FRR if frr else ()) for n in range(1, hosts + 1)},
+        routers=FRR_ROUTER if router else {},
         control_plane=control_plane,
         kube_proxy=kube_proxy,
         binds=[_bind(each) for each in binds],
@@ -110,7 +125,7 @@ def status() -> None:
         if lab.plane:
             serving = "ready" if lab.plane.running() and lab.plane.admin.ready() else "not ready"
             table.add_row(name, "API server", serving, lab.plane.server)
-        for host in [*lab.hosts.values(), *([lab.router] if lab.router else [])]:
+        for host in [*lab.hosts.values(), *lab.routers.values()]:
             mac = host.mac if (host.folder / "mac").exists() else ""
             table.add_row(name, host.name, host.system_state(), " ".join(host.addresses), mac)
     Console(emoji=False, markup=False).print(table)  # ":ab:" in a MAC is no emoji
@@ -148,10 +163,11 @@ def assets() -> None:
 
 
 @cli.command()
-@click.option("--frr", is_flag=True, help="The router's layer as well.")
-def base(*, frr: bool) -> None:
+@click.option("--suite", type=click.Choice([BOOKWORM, TRIXIE]), default=BOOKWORM, show_default=True)
+@click.option("--add", "packages", multiple=True, metavar="PACKAGE", help="Installed in a layer above it.")
+def base(*, suite: str, packages: tuple[str, ...]) -> None:
     """Build the disk that hosts start from, if it is not there yet, and say where it is."""
-    for layer in base_layers(frr=frr):
+    for layer in base_layers(suite, add=packages):
         click.echo(layer)
 
 

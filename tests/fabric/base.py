@@ -1,7 +1,7 @@
-"""The disk that every lab host starts from: a Debian 12 tree, built once and cached.
+"""The disks that lab hosts start from: a Debian tree, and layers of packages on it, built once and cached.
 
-A host's own disk is an overlay on it, so forty hosts cost one build and little room. The cache is keyed by all
-that goes into the tree; it is safe to delete it, and safe for two processes to ask for it at once.
+A host's own disk is an overlay on them, so forty hosts cost one build and little room. The cache is keyed by all
+that goes into a tree or layer; it is safe to delete it, and safe for two processes to ask for it at once.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fabric.assets import Progress, cache_dir, to_stderr
 from tests.fabric.command import FabricError, run
 
-SUITE = "bookworm"
+BOOKWORM, TRIXIE = "bookworm", "trixie"  # Debian 12 and 13
 DEFAULT_MIRRORS = (
-    f"deb http://deb.debian.org/debian {SUITE} main",
-    f"deb http://deb.debian.org/debian-security {SUITE}-security main",
+    f"deb http://deb.debian.org/debian {BOOKWORM} main",
+    f"deb http://deb.debian.org/debian-security {BOOKWORM}-security main",
 )
 PACKAGES = (
     # a Debian server as the installer leaves it, as far as hostagent can notice
@@ -32,7 +33,8 @@ PACKAGES = (
     # all hosts share the machine's clock: the one way to have a host whose programs see another time
     "libfaketime",
 )
-FRR_PACKAGES = ("frr", "frr-pythontools")
+FRR = ("frr", "frr-pythontools")  # 8.4 on Debian 12, 10.3 on Debian 13; the latter for frr-reload
+BIRD = ("bird2",)
 
 # Runs with the tree as $1. Each line cures something that was seen to break or slow down lab hosts.
 FINISH = r"""
@@ -78,30 +80,42 @@ rm -rf "$T/usr/sbin/policy-rc.d" "$T/etc/resolv.conf" "$T"/var/cache/apt/archive
 BUILD_TIMEOUT_S = 900.0  # a slow mirror; usually 70 s
 
 
-def base_layers(*, frr: bool = False, progress: Progress = to_stderr) -> tuple[Path, ...]:
-    """Overlay layers, uppermost first, of a bare Debian 12 host; with `frr`, FRR is installed in it too.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What a host's disk starts from."""
 
-    Built when missing (about 70 s, FRR 10 s more), else immediate. Nobody may write into them: an overlay whose
+    suite: str = BOOKWORM
+    add: tuple[str, ...] = ()
+    """Packages beyond those of every host."""
+
+    def layers(self, progress: Progress = to_stderr) -> tuple[Path, ...]:
+        """As `base_layers`."""
+        return base_layers(self.suite, add=self.add, progress=progress)
+
+
+def base_layers(suite: str = BOOKWORM, *, add: Sequence[str] = (), progress: Progress = to_stderr) -> tuple[Path, ...]:
+    """Overlay layers, uppermost first, of a bare Debian host; the packages `add` are installed in it too.
+
+    Built when missing (about 70 s, a layer 10 s more), else immediate. Nobody may write into them: an overlay whose
     lower tree changes under it shows neither the old nor the new files.
     Raises FabricError when a tool or the package mirror is missing.
     """
-    key = _key()
-    home = cache_dir() / f"base-{key}"
+    home = cache_dir() / f"base-{_key(suite)}"
     tree = home / "tree"
     with _locked(home, progress):
         if not tree.is_dir():
-            _make_tree(home, progress)
-        if not frr:
+            _make_tree(home, suite, progress)
+        if not add:
             return (tree,)
-        layer = home / f"frr-{_hash(ADD_LAYER, *FRR_PACKAGES)}"
+        layer = home / f"{add[0]}-{_hash(ADD_LAYER, *add)}"
         if not layer.is_dir():
-            _make_layer(layer, tree, FRR_PACKAGES, progress)
+            _make_layer(layer, tree, add, progress)
         return (layer, tree)
 
 
-def _key() -> str:
+def _key(suite: str) -> str:
     outer_cas = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
-    return _hash(SUITE, FINISH, *PACKAGES, *(p.read_text() for p in outer_cas))
+    return _hash(suite, FINISH, *PACKAGES, *(p.read_text() for p in outer_cas))
 
 
 def _hash(*parts: str) -> str:
@@ -128,14 +142,14 @@ def _fresh(path: Path) -> Path:
     return path
 
 
-def _make_tree(home: Path, progress: Progress) -> None:
+def _make_tree(home: Path, suite: str, progress: Progress) -> None:
     tarball = home / "tree.tar.zst"
     building = _fresh(home / "tree.new")
     if tarball.exists():
         progress(f"lab: unpacking the host base tree from {tarball}")
         run(["tar", "--zstd", "-xpf", str(tarball), "-C", str(building)], timeout_s=BUILD_TIMEOUT_S)
     else:
-        _bootstrap(building, progress)
+        _bootstrap(building, suite, progress)
         packed = home / "tree.tar.zst.new"
         pack = ["tar", "--zstd", "--one-file-system", "-cpf", str(packed), "-C", str(building), "."]
         run(pack, timeout_s=BUILD_TIMEOUT_S)
@@ -143,12 +157,12 @@ def _make_tree(home: Path, progress: Progress) -> None:
     building.rename(home / "tree")
 
 
-def _bootstrap(tree: Path, progress: Progress) -> None:
+def _bootstrap(tree: Path, suite: str, progress: Progress) -> None:
     for tool in ("mmdebstrap", "zstd"):
         if shutil.which(tool) is None:
             raise FabricError(f"{tool} is not installed: apt-get install {tool} (or `make setup`)")
-    progress(f"lab: building the host base tree, Debian {SUITE}, once (about 70 s)")
-    mirrors = _mirrors()
+    progress(f"lab: building the host base tree, Debian {suite}, once (about 70 s)")
+    mirrors = _mirrors(suite)
     no_docs = [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "doc", "locale")]
     # In a mount namespace of its own, so that a killed build leaves no mount behind in the half-made tree.
     own_mounts = ["unshare", "--mount", "--propagation", "private", "--"]
@@ -158,7 +172,7 @@ def _bootstrap(tree: Path, progress: Progress) -> None:
             *("mmdebstrap", "--mode=root", "--variant=apt", f"--include={','.join(PACKAGES)}"),
             *("--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Languages none"),
             *no_docs,
-            *(SUITE, str(tree), *mirrors),
+            *(suite, str(tree), *mirrors),
         ],
         timeout_s=BUILD_TIMEOUT_S,
     )
@@ -166,18 +180,24 @@ def _bootstrap(tree: Path, progress: Progress) -> None:
     progress("lab: host base tree built")
 
 
-def _mirrors() -> tuple[str, ...]:
-    """The mirrors that this machine itself is told to use for the suite, so that a site's own mirror is respected."""
+def _mirrors(suite: str) -> tuple[str, ...]:
+    """The mirrors that this machine itself is told to use, so that a site's own mirror is respected.
+
+    For another suite than the machine's the same mirrors, which carry all of them.
+    """
     fields = run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
         check=False,
     ).stdout
     lines = sorted({line for line in fields.splitlines() if line.endswith(" main")})
-    found = [f"deb {line}" for line in lines if line.split()[1].split("-")[0] == SUITE]
-    return tuple(found) if any(f" {SUITE} " in line for line in found) else DEFAULT_MIRRORS
+    for known in (suite, BOOKWORM):
+        found = [f"deb {line}" for line in lines if line.split()[1].split("-")[0] == known]
+        if any(f" {known} " in line for line in found):
+            return tuple(line.replace(f" {known}", f" {suite}") for line in found)
+    return tuple(line.replace(BOOKWORM, suite) for line in DEFAULT_MIRRORS)
 
 
-def _make_layer(layer: Path, tree: Path, packages: tuple[str, ...], progress: Progress) -> None:
+def _make_layer(layer: Path, tree: Path, packages: Sequence[str], progress: Progress) -> None:
     progress(f"lab: adding {', '.join(packages)} to the host base tree, once (about 10 s)")
     building = _fresh(layer.with_suffix(".new"))
     for name in ("up", "work", "root"):

@@ -366,6 +366,8 @@ class Host:
 def _ifupdown(nic: str, addresses: Sequence[str]) -> str:
     """ifupdown, as Debian's installer sets it up: static addresses stay when the carrier goes, unlike networkd's."""
     lines = [f"auto {nic}"]
+    if not addresses:
+        lines += [f"iface {nic} inet6 manual", f"  up ip link set {nic} up"]
     for address in addresses:
         if ":" in address:
             # Duplicate address detection costs a second per boot, and nobody else has the address.

@@ -16,7 +16,7 @@ from typing import Any
 from tests.fabric import assets, cgroups, netns
 from tests.fabric.assets import Progress, to_stderr
 from tests.fabric.backends import install_kube_proxy, kube_proxy_bind, register_nodes
-from tests.fabric.base import base_layers
+from tests.fabric.base import FRR, Disk
 from tests.fabric.client import Client
 from tests.fabric.command import FabricError, run
 from tests.fabric.controlplane import ControlPlane
@@ -28,9 +28,10 @@ from tests.fabric.segment import BRIDGE, SEGMENT_V4, SEGMENT_V6, V4_PREFIX_LEN, 
 from tests.fabric.state import DEFAULT_NAME, LabState, existing_labs
 from tests.fabric.supervisor import HostSpec, Nic
 
-ROUTER = "tor"
-# Host h1 is .11; VIP pools begin at .64.
-MAX_HOSTS = 50
+FRR_ROUTER = {"tor": Disk(add=FRR)}
+# Host h1 is .11; VIP pools begin at .64. The first router is .254, the next .253.
+MAX_HOSTS, MAX_ROUTERS = 50, 10
+_FIRST_ROUTER = 254
 # Hosts booting at the same time; more do not boot faster on two cores, and each takes longer.
 _AT_ONCE = 8
 
@@ -41,7 +42,7 @@ class Lab:
 
     state: LabState
     hosts: Mapping[str, Host]
-    router: Host | None
+    routers: Mapping[str, Host]
     plane: ControlPlane | None
 
     @classmethod
@@ -50,7 +51,9 @@ class Lab:
         name: str = DEFAULT_NAME,
         *,
         hosts: int = 3,
-        router: bool = False,
+        disks: Mapping[str, Disk] | None = None,
+        routers: Mapping[str, Disk] | None = None,
+        wires: Sequence[tuple[str, ...]] = (),
         control_plane: bool = True,
         kube_proxy: bool = True,
         binds: Sequence[tuple[str, str]] = (),
@@ -58,34 +61,47 @@ class Lab:
     ) -> Lab:
         """Make a lab: hosts h1.. booted, Nodes of the control plane, each with kube-proxy.
 
-        `binds` are paths of this machine, and where all hosts see them, read-only. Whatever goes wrong, an interrupt
-        too, leaves nothing behind. Raises FabricError: also when a lab of this name exists.
+        `disks` says which hosts start from another disk than a bare Debian 12. `routers` are further machines on the
+        segment, no Nodes. `wires` are further bridges, each with the machines on it: those have a further card there,
+        eth1 and on, with link-local addresses only. `binds` are paths of this machine, and where all hosts see them,
+        read-only. Whatever goes wrong, an interrupt too, leaves nothing behind. Raises FabricError: also when a lab
+        of this name exists.
         """
         if reason := why_not():
             raise FabricError(reason)
         if not 0 <= hosts <= MAX_HOSTS:
             raise FabricError(f"{hosts} hosts asked for: a lab has room for 0 to {MAX_HOSTS}")
+        routers, disks = routers or {}, disks or {}
+        if len(routers) > MAX_ROUTERS:
+            raise FabricError(f"{len(routers)} routers asked for: a lab has room for {MAX_ROUTERS}")
         state = LabState(name=name)
-        layers = base_layers(progress=progress)
-        router_layers = base_layers(frr=True, progress=progress) if router else ()
+        numbers = {f"h{n}": 10 + n for n in range(1, hosts + 1)}
+        numbers |= {each: _FIRST_ROUTER - n for n, each in enumerate(routers)}
+        if unknown := {*disks, *(each for wire in wires for each in wire)} - set(numbers):
+            raise FabricError(f"no host or router of this lab: {', '.join(sorted(unknown))}")
+        layers = {each: {**disks, **routers}.get(each, Disk()).layers(progress) for each in numbers}
         with_proxy = kube_proxy and control_plane
         programs = assets.ensure_assets(progress) if control_plane else None
         shared = [*binds, *([kube_proxy_bind(programs.kube_proxy)] if programs and with_proxy else [])]
-        specs = [_spec(state, f"h{n}", 10 + n, layers, shared) for n in range(1, hosts + 1)]
-        if router:
-            specs.append(_spec(state, ROUTER, 254, router_layers, binds))
+        specs = [
+            _spec(state, each, number, layers[each], binds=binds if each in routers else shared, wires=wires)
+            for each, number in numbers.items()
+        ]
 
         state.create()
         with _torn_down_on_failure(name) as run_all:
             allow_many_hosts()
-            (state.folder / "lab.json").write_text(json.dumps({"router": router, "control_plane": control_plane}))
+            made = {"routers": list(routers), "control_plane": control_plane}
+            (state.folder / "lab.json").write_text(json.dumps(made))
             Segment(state=state).up()
-            _make_keys(state, layers, [spec.nics[0].addresses for spec in specs])
+            for number in range(1, len(wires) + 1):
+                Segment(state=state).add_bridge(_wire(number))
+            _make_keys(state, specs)
             key = state.private_key.with_suffix(".pub").read_text()
             for spec in specs:
                 Host(state=state, name=spec.name).create(spec, key)
             lab = cls.find(name)
-            machines = [*lab.hosts.values(), *([lab.router] if lab.router else [])]
+            machines = [*lab.hosts.values(), *lab.routers.values()]
             progress(f"lab {name}: booting {', '.join(spec.name for spec in specs)}")
             run_all([*([lab.plane.start] if lab.plane else []), *(machine.boot for machine in machines)])
             if lab.plane:
@@ -108,7 +124,7 @@ class Lab:
         hosts = {host.name: host for host in _hosts_on_disk(state)}
         return cls(
             state=state,
-            router=hosts.pop(ROUTER, None),
+            routers={each: hosts.pop(each) for each in made.get("routers", ()) if each in hosts},
             hosts=hosts,
             plane=_plane(state) if made["control_plane"] else None,
         )
@@ -168,8 +184,8 @@ class Lab:
         return self.plane
 
     def host(self, name: str) -> Host:
-        """A host, or the router, by name. Raises FabricError when there is none of it."""
-        everyone = {**self.hosts, **({ROUTER: self.router} if self.router else {})}
+        """A host, or a router, by name. Raises FabricError when there is none of it."""
+        everyone = {**self.hosts, **self.routers}
         if name not in everyone:
             raise FabricError(f"lab {self.state.name} has no host {name}: it has {', '.join(everyone)}")
         return everyone[name]
@@ -245,25 +261,41 @@ def _torn_down_on_failure(name: str) -> Iterator[RunAll]:
 
 
 def _spec(
-    state: LabState, name: str, number: int, layers: Sequence[Path], binds: Sequence[tuple[str, str]]
+    state: LabState,
+    name: str,
+    number: int,
+    layers: Sequence[Path],
+    *,
+    binds: Sequence[tuple[str, str]],
+    wires: Sequence[tuple[str, ...]],
 ) -> HostSpec:
     addresses = (f"198.51.100.{number}/{V4_PREFIX_LEN}", f"2001:db8:51::{number}/{V6_PREFIX_LEN}")
+    mine = [_wire(n) for n, wire in enumerate(wires, 1) if name in wire]
+    further = (
+        Nic(name=f"eth{n}", port=port(name, f"eth{n}"), bridge=wire, addresses=()) for n, wire in enumerate(mine, 1)
+    )
     return HostSpec(
         lab=state.name,
         name=name,
         layers=tuple(map(str, layers)),
-        nics=(Nic(name="eth0", port=port(name), bridge=BRIDGE, addresses=addresses),),
+        nics=(Nic(name="eth0", port=port(name), bridge=BRIDGE, addresses=addresses), *further),
         binds=tuple(binds),
     )
 
 
-def _make_keys(state: LabState, layers: Sequence[Path], addresses: Sequence[Sequence[str]]) -> None:
-    """A key for root on all hosts, and what ssh must know of theirs: one host key, as they share the base tree."""
+def _wire(number: int) -> str:
+    return f"wire{number}"
+
+
+def _make_keys(state: LabState, specs: Sequence[HostSpec]) -> None:
+    """A key for root on all hosts, and what ssh must know of theirs: hosts that share a base tree share a host key."""
     state.private_key.parent.mkdir(mode=0o700)
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", state.name, "-f", str(state.private_key)])
-    host_key = " ".join((layers[-1] / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
-    plain = (address.partition("/")[0] for of_host in addresses for address in of_host)
-    state.known_hosts.write_text("".join(f"{address} {host_key}\n" for address in plain))
+    known = []
+    for spec in specs:
+        host_key = " ".join(Path(spec.layers[-1], "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
+        known += [f"{address.partition('/')[0]} {host_key}\n" for address in spec.nics[0].addresses]
+    state.known_hosts.write_text("".join(known))
 
 
 def _plane(state: LabState) -> ControlPlane:
