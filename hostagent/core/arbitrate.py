@@ -54,13 +54,14 @@ def settle(view: View, claim: Claim, now: Instant) -> Verdict:
             detail = f"{claim.holder} answers again, and the claim names it"
             return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
         return Verdict(why=Why.ARBITRATED)
-    if view.writing or view.probing:
-        return Verdict(why=Why.ARBITRATED)
-    fresh = view.probed is not None and now <= view.probed.at + SILENCE_VALID_S
-    answered_by = view.rival.mac if view.rival is not None else view.probed.by if view.probed and fresh else None
-    if answered_by is not None:
+    heard = view.rival is not None and now <= view.rival.heard_at + SILENCE_VALID_S
+    fresh = not view.probing and view.probed is not None and now <= view.probed.at + SILENCE_VALID_S
+    answered_by = view.rival.mac if view.rival and heard else view.probed.by if view.probed and fresh else None
+    if answered_by is not None:  # also in the middle of a question: the holder may be told sooner that the API is back
         detail = f"{answered_by} answers for it, and the claim names {claim.holder}"
         return Verdict(acts=(RemoveAddress(vip=view.vip, why=Why.YIELDS, detail=detail),), why=Why.YIELDS)
+    if view.writing or view.probing:
+        return Verdict(why=Why.ARBITRATED)
     if fresh:
         detail = "taken while the API was away, and nobody else answers"
         return Verdict(acts=(claim_it(view, Why.ARBITRATED, detail),), why=Why.ARBITRATED)

@@ -63,7 +63,7 @@ class Hosts:
 
     def stream_alive(self, now: Instant) -> bool:
         """Something arrived on the lease watch. True after a gap: then everybody gets a full duration to be heard."""
-        gap = self.stream_at is None or now - self.stream_at > GAP_OF_RENEW * self.renew_s
+        gap = not self.stream_flows(now)
         if gap:
             self.outage_ended_at = None if self.stream_at is None else now
             self.fresh_since = now
@@ -154,6 +154,10 @@ class Hosts:
         if session is None or self.fresh_since is None:
             return None
         return Instant(max(session.seen_at, self.fresh_since) + session.duration_s)
+
+    def stream_flows(self, now: Instant) -> bool:
+        """The stream of Leases tells of others. The API may answer a request before its watch speaks again."""
+        return self.stream_at is not None and now - self.stream_at <= GAP_OF_RENEW * self.renew_s
 
     def passed(self, expires_at: Instant | None, now: Instant) -> bool:
         """Whether a time to expire is over. While the stream is silent nobody's time runs: nobody could be heard."""

@@ -6,6 +6,8 @@ leave; taking comes last and needs a compare-and-swap, or, when nobody reaches t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S, arbitrate, claim_it, settle
 from hostagent.core.view import GONE, Rival, Standing, Verdict, View
 from hostagent.model.names import Instant, NodeName
@@ -87,10 +89,20 @@ def _must_let_go(view: View, now: Instant) -> Verdict | None:
 
 def _ours(view: View, claim: Claim, now: Instant) -> Verdict:
     """The claim names this host: answer, or pass it on if this host may not or will not."""
-    if view.held and view.rival is not None and view.rival.node is not None and not view.rival.confirmed:
-        return _challenged(view, claim, view.rival, now)  # perhaps the heir, before the reply to our own write
+    rival = view.rival if view.held else None
+    if rival is not None and rival.node is not None and not rival.confirmed:
+        return _challenged(view, claim, rival, now)  # perhaps the heir, before the reply to our own write
     if view.entitled and not view.stopping and not view.draining:
         return _stay(view, claim, now)
+    verdict = _leave(view, claim)
+    if rival is None or now >= rival.heard_at + RIVAL_S:
+        return verdict
+    # Still its own until the hand-over is written, which the API may take its time for.
+    return replace(verdict, acts=(*_challenged(view, claim, rival, now).acts, *verdict.acts))
+
+
+def _leave(view: View, claim: Claim) -> Verdict:
+    """This host may not or will not answer any more: its heir first, or nobody."""
     why = Why.STOPPING if view.stopping else Why.DRAINING if view.draining else Why.NOT_ENTITLED
     if view.writing:
         return Verdict(why=why)

@@ -51,7 +51,8 @@ class Situation:
         mine = known.ranking.of(self.me) if known.ranking else None
         position = next((at for at, c in enumerate(fit) if c.node == self.me), None)
         plugged = mine is not None and mine.interface not in self.down_since
-        may_claim = plugged and not self.draining and not self.hosts.stale(now)
+        informed = not self.hosts.stale(now) and self.hosts.stream_flows(now)
+        may_claim = plugged and not self.draining and informed
         standing = self._standing(known)
         open_now = holder is None or standing in GONE or self.alone_at is not None
         session = self.hosts.sessions.get(holder) if holder else None

@@ -140,6 +140,7 @@ def hard() -> Iterator[Schedule]:
 
     Host 0 stands for each host in turn: any of them may be the one that holds the VIPs.
     """
+    yield from FOUND_BY_SOAK
     for number in range(1, HOSTS + 1):
         for seed, (story, finale) in enumerate(STORIES):
             steps = tuple((pause_s, fault, at or number) for pause_s, fault, at in story)
@@ -198,6 +199,59 @@ STORIES: tuple[tuple[tuple[Step, ...], str], ...] = (
     (((10.0, "restart_agent", 1), (0.3, "drain", 0)), ""),
 )
 """What happened, and how it ended when all was well again."""
+
+FOUND_BY_SOAK: tuple[Schedule, ...] = (
+    # It comes back with all it had, to a host that is just leaving: that one is still right, and must say so.
+    Schedule(
+        steps=(
+            (0.79, "plug", 2),
+            (0.01, "throttle", 2),
+            (3.84, "isolate", 3),
+            (0.01, "cut", 3),
+            (4.959886423826415, "stop_agent", 2),
+        ),
+        seed=5029536,
+    ),
+    Schedule(
+        steps=(
+            (0.4966361866543898, "take_off", 2),
+            (0.7874887478488374, "mute", 2),
+            (16.084229946586813, "throttle", 1),
+            (5.214179501317587, "mute", 2),
+            (15.13158554887079, "cut", 3),
+            (0.5938413577378033, "stop_agent", 2),
+            (0.5097225055128916, "api_up", 2),
+            (0.14, "pause", 1),
+        ),
+        seed=5037422,
+        lost_reply_chance=0.3,
+    ),
+    # Expired before an outage, answering all the while; the API answers one that was deaf before its watch flows.
+    Schedule(
+        steps=(
+            (0.01, "stall_watch", 3),
+            (0.580056974230652, "cut", 3),
+            (23.506761650978454, "api_down", 1),
+            (0.12847161089758602, "create_service", 2),
+            (14.618081417077223, "create_service", 2),
+            (12.119892777715377, "isolate", 1),
+            (0.445688068940896, "disentitle", 3),
+        ),
+        seed=5038065,
+    ),
+    # The holder learns first that the API is back, and announces itself while another is still asking who answers.
+    Schedule(
+        steps=(
+            (0.17820299631373934, "lossless", 3),
+            (1.9286202184334138, "api_down", 3),
+            (9.362140582063624, "mute", 3),
+            (24.191761187194984, "entitle", 3),
+            (8.828879213576002, "throttle", 1),
+        ),
+        seed=5044689,
+    ),
+)
+"""As `soak` made them smaller: the moments matter."""
 
 
 def play(seed: int) -> None:

@@ -18,6 +18,7 @@ from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
+    Announce,
     Claim,
     DeleteClaim,
     ReadSession,
@@ -226,6 +227,18 @@ def ignores_a_challenge(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Vip, "rival_is", lambda *_, **__: None)
 
 
+def says_nothing_while_it_leaves(patch: pytest.MonkeyPatch) -> None:
+    """A host that is about to hand over does not tell a rival whose VIP it still is."""
+
+    def mutant(view: View, now: Instant) -> Verdict:
+        verdict = judge(view, now)
+        if not (view.stopping or view.draining or not view.entitled):
+            return verdict
+        return replace(verdict, acts=tuple(act for act in verdict.acts if not isinstance(act, Announce)))
+
+    _judges(patch, mutant)
+
+
 def arbitrates_without_witnesses(patch: pytest.MonkeyPatch) -> None:
     """A host that hears nobody takes everything, once the API is away."""
 
@@ -283,6 +296,7 @@ MUTANTS: tuple[Mutate, ...] = (
     takes_a_note_for_a_sign_of_life,
     watches_nobody,
     ignores_a_challenge,
+    says_nothing_while_it_leaves,
     arbitrates_without_witnesses,
     never_arbitrates,
     does_not_settle_what_was_arbitrated,

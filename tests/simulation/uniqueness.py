@@ -38,6 +38,8 @@ class _Twice:
     since: float
     counted_from: float
     limit_s: float
+    excused: bool = False
+    """For as long as nothing happens: the world stands still between two looks at it, and so does the excuse."""
 
 
 class Uniqueness:
@@ -66,6 +68,8 @@ class Uniqueness:
             return ""
         now = self._time.now
         twice = self._twice.setdefault(vip, _Twice(since=now, counted_from=now, limit_s=P1_S))
+        if twice.excused:
+            twice.counted_from, twice.excused = now, False
         for one, other in pairs:
             for host, rival in ((one, other), (other, one)):
                 self._excuse(twice, vip, host, rival)
@@ -80,7 +84,7 @@ class Uniqueness:
         segment, now = self._segment, self._time.now
         if not host.acts:
             # Its agent hangs, until the lifetime ends its addresses; or it was restarted, and waits for the API.
-            twice.counted_from = now
+            twice.counted_from, twice.excused = now, True
             return
         if host.thawed_at is not None:
             # Its machine stood still, and it does not know that.
@@ -96,6 +100,7 @@ class Uniqueness:
             if segment.converse(host, rival) and not self._lossy(twice) and not segment.strangers:
                 told_at = self._expected_at(vip, host, rival)
         # ... the segment does not, or did so only now.
+        twice.excused = twice.excused or told_at == now
         twice.counted_from = max(twice.counted_from, told_at)
         twice.limit_s = max(twice.limit_s, HEALED_S)
 

@@ -10,15 +10,17 @@ import pytest
 from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S, SILENCE_VALID_S
 from hostagent.core.candidates import Candidate, Ranking
 from hostagent.core.hosts import RETRY_S
-from hostagent.core.judge import HAND_OVER_S, judge
+from hostagent.core.judge import CONFIRM_S, HAND_OVER_S, judge
 from hostagent.core.ownership import STALL_S, Ownership
 from hostagent.core.situation import CATCH_UP_S
-from hostagent.core.view import Probed, Standing, Verdict, View
+from hostagent.core.view import Probed, Rival, Standing, Verdict, View
 from hostagent.model.names import Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
     AddAddress,
+    Announce,
     DeleteClaim,
     Probe,
+    ReadClaim,
     RemoveAddress,
     ReportConflict,
     Why,
@@ -63,6 +65,7 @@ IDLE = View(
 OURS = replace(IDLE, claim=MINE, standing=Standing.LIVE, open_since=None)
 HELD = replace(OURS, held=True, placed=True)
 STANDBY = replace(IDLE, claim=THEIRS, standing=Standing.LIVE, last_sign_at=Instant(98.0), expires_at=LATER)
+BACK = Rival(mac=MAC, node=OTHER, since=NOW, heard_at=NOW, confirmed=True)
 UNWANTED = replace(IDLE, wanted=False, entitled=False, position=None, heir=None)
 
 
@@ -152,6 +155,20 @@ NAMED = [
         ("claim", None, None),
     ),
     row("stopping", replace(HELD, stopping=True), Why.STOPPING, ("claim", HEIR, ME)),
+    row(
+        "stopping, and another comes back to what is still ours",
+        replace(HELD, stopping=True, writing=True, rival=BACK),
+        Why.STOPPING,
+        ReportConflict,
+        Announce,
+    ),
+    row(
+        "stopping, and nobody has asked yet whose it is",
+        replace(HELD, stopping=True, rival=replace(BACK, confirmed=False)),
+        Why.CHALLENGED,
+        ReadClaim,
+        wake_at=NOW + CONFIRM_S,
+    ),
     row("stopping and expired", replace(OURS, stopping=True, lapsed=True), Why.STOPPING, ("claim", HEIR, None)),
     row(
         "stopping and no heir",

@@ -259,6 +259,20 @@ def test_nobody_expires_while_nothing_is_heard_from_the_api() -> None:
     assert WriteClaim not in kinds(agent.turn(long_after))
 
 
+def test_the_api_that_answers_before_its_watch_flows_gives_leave_to_nothing() -> None:
+    """The holder's time was over before the outage: what it did through it, and since, was not heard."""
+    agent = a_standby()
+    for at in range(int(AT), int(AT) + 20, 5):  # the holder alone renews no more
+        agent.session_seen(ME, session_of(ME, version=at, renewed=str(at), seen_at=at), Instant(at))
+    back = Instant(AT + 60)
+    agent.turn(Instant(AT + 20))
+    agent.probed(VIP, None, back)
+    assert not agent.hosts.alive(HOLDER, back)
+    assert WriteClaim not in kinds(agent.turn(back))
+    agent.session_seen(ME, session_of(ME, version=900, renewed="900", seen_at=back), back)
+    assert agent.hosts.alive(HOLDER, back)
+
+
 def test_a_host_without_carrier_claims_nothing() -> None:
     agent = a_standby()
     agent.carrier_is(ETH0, up=False, now=Instant(AT))

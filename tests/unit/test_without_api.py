@@ -106,6 +106,13 @@ TAKEN = replace(ALONE, held=True, placed=True, arbitrated=True)
         ),
         row("taken, api away", TAKEN, Why.ARBITRATED),
         row("taken, holder back", replace(TAKEN, silent_since=None), Why.YIELDS, RemoveAddress),
+        row(
+            "taken, api back, the holder heard in the middle of the question",
+            replace(TAKEN, api_lost=False, alone_at=None, probing=True, rival=ONE_OF_US),
+            Why.YIELDS,
+            RemoveAddress,
+        ),
+        row("taken, api back, asking", replace(TAKEN, api_lost=False, alone_at=None, probing=True), Why.ARBITRATED),
         row("taken, api back", replace(TAKEN, api_lost=False, alone_at=None), Why.ARBITRATED, Probe),
         row(
             "taken, api back, silence",
