@@ -38,6 +38,8 @@ FAILURES_AT_MOST = 3  # of one fault; then something is wrong with it, and the r
 FOLDER = ROOT / "build" / "bench"
 RUNS = FOLDER / "failover.runs.jsonl"
 RESULT = FOLDER / "failover.json"
+EVIDENCE = FOLDER / "evidence"
+"""Of runs that broke a promise: what each host's journal says."""
 Run = dict[str, Any]
 
 
@@ -129,12 +131,23 @@ def _in_rounds(todo: Sequence[tuple[Fault, int]]) -> list[Fault]:
 
 
 def _run_once(stage: Stage, fault: Fault, dice: random.Random) -> Run:
+    began_at = time.time()
     try:
         trial = try_out(stage.scene(fault.vips), fault, phase_s=dice.uniform(0.0, RENEW_S), at_least_s=RENEW_S)
     except (FabricError, ControlPlaneError, KubectlError, ApiError, AssertionError, OSError) as exc:
         stage.repair()
         return {"fault": fault.name, "error": str(exc) or repr(exc)}
-    return {**asdict(trial), "broken": broken(trial, fault.promise)}
+    wrong = broken(trial, fault.promise)
+    if wrong:
+        _keep_evidence(stage.lab, f"{fault.name}-{time.strftime('%H%M%S')}", began_at)
+    return {**asdict(trial), "broken": wrong}
+
+
+def _keep_evidence(lab: Lab, name: str, since_s: float) -> None:
+    (EVIDENCE / name).mkdir(parents=True, exist_ok=True)
+    for host in lab.hosts.values():
+        asked = ["journalctl", "-u", "hostagent", "--output=short-precise", f"--since=@{since_s:.0f}"]
+        (EVIDENCE / name / f"{host.name}.log").write_text(host.run(asked, check=False).stdout)
 
 
 def _line(run: Run) -> str:

@@ -35,6 +35,7 @@ SUSPICION_MS = 3_000.0
 ONE_PING_MS = 20.0  # 10 ms apart, and jitter
 AT_ONCE_MS = 1_000.0  # an event of the kernel or a frame on the wire, acted on when it comes
 P1_MS = 100.0  # two hosts never both answer for longer
+HEALED_MS = 500.0  # unless they could not hear each other: then from when they can
 _SAID_WITHIN_S = 300.0
 LONGER_THAN_A_SESSION_S = 17.0  # 15 s; so that a session expires that is not renewed
 
@@ -56,7 +57,7 @@ class Promise:
 NOTHING_HAPPENS = Promise(outage_ms=0)
 PLANNED = Promise(outage_ms=ONE_PING_MS, moves=(1, 1), duplicate_ms=P1_MS)
 REPLACED = Promise(outage_ms=SUSPICION_MS, moves=(1, 1))
-PARTED = Promise(outage_ms=SUSPICION_MS, moves=(1, 1), duplicate_ms=P1_MS)
+PARTED = Promise(outage_ms=SUSPICION_MS, moves=(1, 1), duplicate_ms=HEALED_MS)
 
 
 def nothing(_: Scene) -> None:

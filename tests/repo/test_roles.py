@@ -81,10 +81,11 @@ def test_the_build_tools_are_pinned_by_hash() -> None:
         ("", {"SERVICE_RESULT": "watchdog", "EXIT_CODE": "killed", "EXIT_STATUS": "ABRT"}, True),
         ("", {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "1"}, True),
         ("", {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "78"}, False),
+        (None, {"SERVICE_RESULT": "success"}, True),  # perhaps a restart; if it is none, lifetimes end them
         ("start", {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "1"}, True),
     ],
 )
-def test_addresses_stay_exactly_when_an_agent_comes_back(job: str, env: dict[str, str], stays: bool) -> None:
+def test_addresses_stay_when_an_agent_may_come_back(job: str | None, env: dict[str, str], stays: bool) -> None:
     assert bool(_cleaner().why_keep(env, job)) is stays
 
 
