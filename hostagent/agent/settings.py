@@ -24,6 +24,8 @@ class Settings:
         self.config = config
         self.trouble = ""
         """Why the configuration file as it is now is not in force; empty when it is."""
+        self.waiting: tuple[str, ...] = ()
+        """Settings that the file changes and only a restart puts in force."""
         self._path = path
         self._notify = notify
         self._line = line
@@ -46,7 +48,7 @@ class Settings:
                 warn("config.file-refused", f"{exc}; the configuration read before stays in force")
             self.trouble = str(exc)
         else:
-            self.trouble = ""
+            self.trouble, self.waiting = "", ()
             if fresh != self.config:
                 self._take(fresh)
         self._reloading = asyncio.create_task(self._reload_credentials())
@@ -57,10 +59,11 @@ class Settings:
         if fresh.log != old.log:
             set_up(fresh.log.level)
             say("config.file-read", f"{self._path} read again: log.level is {fresh.log.level}")
-        waiting = [name for name in fresh.__struct_fields__ if getattr(fresh, name) != getattr(self.config, name)]
-        if waiting:
+        changed = (name for name in fresh.__struct_fields__ if getattr(fresh, name) != getattr(self.config, name))
+        self.waiting = tuple(changed)
+        if self.waiting:
             self.trouble = (
-                f"{self._path}: {', '.join(waiting)} changed: takes effect with "
+                f"{self._path}: {', '.join(self.waiting)} changed: takes effect with "
                 "`systemctl restart hostagent`, which moves nothing"
             )
             warn("config.needs-restart", self.trouble)

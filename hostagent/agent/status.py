@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostagent import __version__
 from hostagent.agent.clock import now
-from hostagent.model.names import IP, NodeName
+from hostagent.model.names import IP, InterfaceName, NodeName
 from hostagent.model.ownership import Why
 from hostagent.telemetry.metrics import Snapshot
 
@@ -46,6 +46,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
         "status": status_line(agent),
         "stopping": agent.stopping_since is not None,
         "draining": agent.verbs.why_draining or None,
+        "needs_restart": list(agent.settings.waiting),
         "api": {
             "server": agent.api.server,
             "reachable": since is None,
@@ -76,6 +77,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
                 "seen_ago_s": round(at - session.seen_at, 1),
                 "version": session.version,
                 "interfaces": [segment.interface for segment in session.segments],
+                "macs": {segment.interface: segment.mac for segment in session.segments},
             }
             for node, session in sorted(ownership.sessions.items())
         ],
@@ -136,11 +138,23 @@ def _vip(agent: Agent, vip: IP) -> dict[str, Any]:
         "interface": ownership.held.get(vip),
         "for_s": None if acquired is None else round(now() - acquired[0], 1),
         "why": (verdict.why if verdict else Why.WAITS).value,
+        "heard_on": _heard_on(agent, claim.holder) if claim and claim.holder else None,
         "moves": claim.transitions if claim else 0,
         "candidates": [candidate.node for candidate in ranking.ranked] if ranking else [],
         "excluded": {node: why.value for node, why in sorted(ranking.excluded.items())} if ranking else {},
         "conflict": agent.wire.conflicts.get(vip),
     }
+
+
+def _heard_on(agent: Agent, holder: NodeName) -> InterfaceName | None:
+    """This host's interface on the holder's segment: where the holder's answers can be heard. None: on no segment."""
+    sessions = agent.ownership.sessions
+    me, other = sessions.get(NodeName(agent.config.node)), sessions.get(holder)
+    if me is None or other is None:
+        return None
+    networks = {own.network for segment in other.segments for own in segment.subnets}
+    shared = (segment for segment in me.segments if any(own.network in networks for own in segment.subnets))
+    return next((segment.interface for segment in shared), None)
 
 
 def _problems(agent: Agent) -> list[str]:

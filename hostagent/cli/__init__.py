@@ -11,13 +11,15 @@ from hostagent.cli.drain import drain, undrain
 from hostagent.cli.move import move, rebalance
 from hostagent.cli.run import run
 from hostagent.cli.status import status
+from hostagent.cli.who_has import who_has
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def hostagent() -> None:
     """LoadBalancer addresses for bare-metal Kubernetes, answered by the hosts themselves.
 
-    On a host, `run` is what the systemd service starts, and `status` asks it what it does; `drain`, `undrain`, `move`
+    On a host, `run` is what the systemd service starts, and `status` asks it what it does; `who-has` asks the segment
+    who answers; `drain`, `undrain`, `move`
     and `rebalance` tell it where VIPs shall be. On the control machine, `access` prepares the cluster and `check`
     validates manifests before they are applied.
     """
@@ -29,5 +31,5 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (run, status, drain, undrain, move, rebalance, check, access):
+for command in (run, status, who_has, drain, undrain, move, rebalance, check, access):
     hostagent.add_command(command)

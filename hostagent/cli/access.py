@@ -66,9 +66,29 @@ def apply(kubeconfig: str, namespace: str, dry_run: bool, output: str) -> None:
 @click.option("--with-crds", is_flag=True, help="Delete namespace and kinds too, and with them all pools and claims.")
 @_output
 def remove(kubeconfig: str, namespace: str, with_crds: bool, output: str) -> None:
-    """Remove what `apply` installed; the configuration stays unless --with-crds is given."""
+    """Remove what `apply` installed, and all Leases of hosts; the configuration stays unless --with-crds is given.
+
+    For a cluster whose hosts have all been stopped: one that runs would write its Leases anew until it may no longer.
+    """
     unwanted = cluster.objects((text for _, text in cluster.manifests()), namespace=namespace)
-    done = _with_api(kubeconfig, lambda api: cluster.remove(api, unwanted, with_crds=with_crds))
+
+    async def act(api: Api) -> list[Applied]:
+        leases = await cluster.remove_leases(api, namespace)
+        return [*leases, *await cluster.remove(api, unwanted, with_crds=with_crds)]
+
+    _report(_with_api(kubeconfig, act), output=output, dry_run=False)
+
+
+@access.command("forget")
+@click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also a host that did not end its session, as it broke down for good.")
+@_kubeconfig
+@_namespace
+@_output
+def forget(nodes: tuple[str, ...], force: bool, kubeconfig: str, namespace: str, output: str) -> None:
+    """Delete the sessions of hosts that will not come back, which `hostagent status` would go on listing."""
+    gone = [NodeName(node) for node in nodes]
+    done = _with_api(kubeconfig, lambda api: cluster.forget(api, gone, namespace=namespace, force=force))
     _report(done, output=output, dry_run=False)
 
 

@@ -22,6 +22,7 @@ from tests.fabric.command import FabricError
 from tests.fabric.controlplane import ControlPlaneError
 from tests.fabric.hosts import Host
 from tests.fabric.lab import FRR_ROUTER, Lab
+from tests.fabric.networks import Network
 from tests.fabric.processes import in_namespace
 from tests.fabric.state import DEFAULT_NAME, existing_labs
 
@@ -52,6 +53,13 @@ def cli() -> None:
     "--suite", type=click.Choice([BOOKWORM, TRIXIE]), default=BOOKWORM, show_default=True, help="Of the hosts."
 )
 @click.option("--frr", is_flag=True, help="FRR is installed on the hosts.")
+@click.option(
+    "--network",
+    type=click.Choice([each.value for each in Network]),
+    default=Network.IFUPDOWN.value,
+    show_default=True,
+    help="What configures the hosts' network cards.",
+)
 @click.option("--router", is_flag=True, help="With a router host `tor` that has FRR.")
 @click.option("--control-plane/--no-control-plane", default=True, help="etcd, API server, controllers.")
 @click.option("--kube-proxy/--no-kube-proxy", default=True, help="On every host.")
@@ -62,17 +70,19 @@ def up(
     hosts: int,
     suite: str,
     frr: bool,
+    network: str,
     router: bool,
     control_plane: bool,
     kube_proxy: bool,
     binds: Sequence[str],
 ) -> None:
     """Make a lab and leave it running. On failure and on Ctrl-C nothing is left."""
+    disk = Disk(suite=suite, add=FRR if frr else (), network=Network(network))
     began = time.monotonic()
     Lab.up(
         name,
         hosts=hosts,
-        disks={f"h{n}": Disk(suite=suite, add=FRR if frr else ()) for n in range(1, hosts + 1)},
+        disks={f"h{n}": disk for n in range(1, hosts + 1)},
         routers=FRR_ROUTER if router else {},
         control_plane=control_plane,
         kube_proxy=kube_proxy,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.fabric.assets import Progress, cache_dir, to_stderr
 from tests.fabric.command import FabricError, run
+from tests.fabric.networks import Network
 
 BOOKWORM, TRIXIE = "bookworm", "trixie"  # Debian 12 and 13
 DEFAULT_MIRRORS = (
@@ -35,6 +36,9 @@ PACKAGES = (
 )
 FRR = ("frr", "frr-pythontools")  # 8.4 on Debian 12, 10.3 on Debian 13; the latter for frr-reload
 BIRD = ("bird2",)
+NETWORK_MANAGER = ("network-manager",)
+# No host has it: what wheels for the hosts' Python are built with, where the machine has no such Python itself.
+COMPILER = ("gcc", "libc6-dev", "pkg-config", "libsystemd-dev", "python3-dev")
 
 # Runs with the tree as $1. Each line cures something that was seen to break or slow down lab hosts.
 FINISH = r"""
@@ -87,10 +91,12 @@ class Disk:
     suite: str = BOOKWORM
     add: tuple[str, ...] = ()
     """Packages beyond those of every host."""
+    network: Network = Network.IFUPDOWN
 
     def layers(self, progress: Progress = to_stderr) -> tuple[Path, ...]:
         """As `base_layers`."""
-        return base_layers(self.suite, add=self.add, progress=progress)
+        manager = NETWORK_MANAGER if self.network == Network.NETWORK_MANAGER else ()
+        return base_layers(self.suite, add=(*self.add, *manager), progress=progress)
 
 
 def base_layers(suite: str = BOOKWORM, *, add: Sequence[str] = (), progress: Progress = to_stderr) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.fabric import cgroups, netns
 from tests.fabric.command import DEFAULT_TIMEOUT_S, CommandError, FabricError, run
+from tests.fabric.networks import enabled_units, network_file
 from tests.fabric.processes import Processes
 from tests.fabric.state import LabState
 from tests.fabric.supervisor import HostSpec, leader_file
@@ -100,7 +101,11 @@ class Host:
         self.write_file("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost\n")
         self.write_file("/root/.ssh/authorized_keys", authorized_key, mode=0o600)
         for nic in spec.nics:
-            self.write_file(f"/etc/network/interfaces.d/{nic.name}", _ifupdown(nic.name, nic.addresses))
+            file = network_file(spec.network, nic.name, nic.addresses)
+            self.write_file(file.path, file.text, mode=file.mode)
+        for unit in enabled_units(spec.network):
+            link = self._on_disk(f"/etc/systemd/system/multi-user.target.wants/{unit}")
+            link.symlink_to(f"/lib/systemd/system/{unit}")
 
     def boot(self) -> None:
         """Switch the host on, wait until systemd has finished starting."""
@@ -361,21 +366,3 @@ class Host:
                     f"host {self.name}: {otherwise} after {timeout_s:g} s; console:\n{self._console_tail()}"
                 )
             time.sleep(_POLL_S)
-
-
-def _ifupdown(nic: str, addresses: Sequence[str]) -> str:
-    """ifupdown, as Debian's installer sets it up: static addresses stay when the carrier goes, unlike networkd's."""
-    lines = [f"auto {nic}"]
-    if not addresses:
-        lines += [f"iface {nic} inet6 manual", f"  up ip link set {nic} up"]
-    for address in addresses:
-        if ":" in address:
-            # Duplicate address detection costs a second per boot, and nobody else has the address.
-            gateway = "2001:db8:51::1"
-            lines += [f"iface {nic} inet6 static", f"  address {address}", "  dad-attempts 0", "  accept_ra 0"]
-        else:
-            gateway = "198.51.100.1"
-            lines += [f"iface {nic} inet static", f"  address {address}"]
-        if nic == "eth0":
-            lines.append(f"  gateway {gateway}")
-    return "\n".join(lines) + "\n"

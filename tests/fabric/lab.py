@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_all
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,16 @@ class Lab:
         numbers |= {each: _FIRST_ROUTER - n for n, each in enumerate(routers)}
         if unknown := {*disks, *(each for wire in wires for each in wire)} - set(numbers):
             raise FabricError(f"no host or router of this lab: {', '.join(sorted(unknown))}")
-        layers = {each: {**disks, **routers}.get(each, Disk()).layers(progress) for each in numbers}
+        own_disks = {each: {**disks, **routers}.get(each, Disk()) for each in numbers}
+        layers = {each: disk.layers(progress) for each, disk in own_disks.items()}
         with_proxy = kube_proxy and control_plane
         programs = assets.ensure_assets(progress) if control_plane else None
         shared = [*binds, *([kube_proxy_bind(programs.kube_proxy)] if programs and with_proxy else [])]
         specs = [
-            _spec(state, each, number, layers[each], binds=binds if each in routers else shared, wires=wires)
+            replace(
+                _spec(state, each, number, layers[each], binds=binds if each in routers else shared, wires=wires),
+                network=own_disks[each].network,
+            )
             for each, number in numbers.items()
         ]
 

@@ -22,6 +22,7 @@ import msgspec
 
 from tests.fabric import cgroups
 from tests.fabric.command import FabricError, run
+from tests.fabric.networks import Network
 
 # What systemd-nspawn --keep-unit ends with when the host asked for a reboot: there is nobody else to do it.
 REBOOT_ASKED_FOR = 133
@@ -50,6 +51,7 @@ class HostSpec:
     nics: tuple[Nic, ...]
     # path outside, path inside; read-only
     binds: tuple[tuple[str, str], ...]
+    network: Network = Network.IFUPDOWN
 
     @property
     def machine(self) -> str:

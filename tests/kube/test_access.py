@@ -147,3 +147,23 @@ def test_manifests_are_printed_for_the_namespace_asked_for() -> None:
     found: list[dict[str, Any]] = [each for each in yaml.safe_load_all(printed) if each]
     assert {"kind": "Namespace", "name": "lb"} in [{"kind": e["kind"], "name": e["metadata"]["name"]} for e in found]
     assert "metallb-system" not in printed
+
+
+def test_a_host_is_forgotten_once_it_has_ended_its_session(plane: ControlPlane, kubeconfig: Kubeconfig) -> None:
+    """A session that was not ended may belong to a host that serves: only --force deletes it."""
+    options = ("--kubeconfig", str(kubeconfig()), "--namespace", "lb-forget", "--output", "json")
+    outcomes(call("apply", *options))
+    for name, holder in (("host.gone", ""), ("host.serves", "serves/1"), ("vip.198.51.100.64", "serves")):
+        meta = {"name": name, "namespace": "lb-forget", "labels": {"app.kubernetes.io/name": "hostagent"}}
+        spec = {"holderIdentity": holder} if holder else {}
+        plane.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec})
+
+    assert outcomes(call("forget", "gone", "never-was", *options)) == {"deleted", "absent"}
+    refused = call("forget", "serves", *options)
+    assert refused.exit_code == EXIT_API
+    assert "stop the agent on serves first" in refused.output
+    assert plane.get("lease", "host.serves", "lb-forget")
+    assert outcomes(call("forget", "serves", "--force", *options)) == {"deleted"}
+
+    assert call("remove", *options).exit_code == 0
+    assert plane.get("lease", "vip.198.51.100.64", "lb-forget") is None, "what hosts wrote goes with their rights"

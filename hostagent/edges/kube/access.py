@@ -15,6 +15,8 @@ from hostagent.edges.kube.clock import boottime
 from hostagent.edges.kube.discovery import Discovery, Object, name_of
 from hostagent.edges.kube.transport import APPLY_PATCH, Api, ApiError
 from hostagent.model.errors import EdgeError, InvariantError
+from hostagent.model.names import NodeName
+from hostagent.model.ownership import SESSION_PREFIX
 
 FIELD_MANAGER = "hostagent"
 PACKAGED_NAMESPACE = "metallb-system"
@@ -107,6 +109,54 @@ async def remove(api: Api, unwanted: Sequence[Object], *, with_crds: bool) -> li
             if each["kind"] in (CRD, "Namespace"):
                 await _gone(api, await discovery.path_of(each), each)
     return outcomes
+
+
+async def remove_leases(api: Api, namespace: str) -> list[Applied]:
+    """Delete every Lease that hosts wrote there: sessions, claims, the allocator's. Raises EdgeError.
+
+    For a cluster that no host serves any more: one that still runs would write its own anew.
+    """
+    folder = _leases(namespace)
+    query = {"labelSelector": "app.kubernetes.io/name=hostagent"}
+    found = msgspec.json.decode(await api.request("GET", folder, query=query, timeout_s=TIMEOUT_S))
+    names = sorted(each["metadata"]["name"] for each in found["items"])
+    return [await _delete_lease(api, folder, name) for name in names]
+
+
+async def forget(api: Api, nodes: Sequence[NodeName], *, namespace: str, force: bool = False) -> list[Applied]:
+    """Delete the sessions of hosts that will not come back.
+
+    Raises EdgeError when a session was not ended by its host, which may be serving, unless `force` says otherwise.
+    """
+    folder = _leases(namespace)
+    outcomes = []
+    for node in nodes:
+        name = f"{SESSION_PREFIX}{node}"
+        lease = await get(api, f"{folder}/{name}")
+        if lease and lease["spec"].get("holderIdentity") and not force:
+            renewed = lease["spec"].get("renewTime", "never")
+            cause = (
+                f"its session has not been ended (last renewed {renewed}): stop the agent on {node} first, or use "
+                "--force if that host is gone for good"
+            )
+            raise EdgeError("forget", f"Lease {namespace}/{name}", cause)
+        outcomes.append(await _delete_lease(api, folder, name))
+    return outcomes
+
+
+async def _delete_lease(api: Api, folder: str, name: str) -> Applied:
+    outcome = Outcome.DELETED
+    try:
+        await api.request("DELETE", f"{folder}/{name}", timeout_s=TIMEOUT_S)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        outcome = Outcome.ABSENT
+    return Applied(kind="Lease", name=name, outcome=outcome)
+
+
+def _leases(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
 async def _apply(api: Api, discovery: Discovery, wanted: Object, *, dry_run: bool, given: Sequence[Object]) -> Applied:
