@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 
 from hostagent.core.config import schema
 from hostagent.core.config.advertisements import to_l2_advertisement
+from hostagent.core.config.bgp import KINDS as BGP_KINDS
+from hostagent.core.config.bgp import Secrets, settle_bgp
 from hostagent.core.config.decode import Finding
 from hostagent.core.config.objects import STATUS_KINDS, Judged, fault, is_ours, judge
 from hostagent.core.config.pools import to_pool
 from hostagent.core.config.selectors import to_selectors
+from hostagent.model.bgp import BgpConfig
 from hostagent.model.cluster import AddressRange, ConfigSet, Fault, L2Advertisement, Pool, Resource, any_matches
 from hostagent.model.names import Labels
 
@@ -26,14 +29,21 @@ Key = tuple[str, str, str]
 KEPT = "; until then the version before this edit stays in force"
 
 
-def build(resources: Iterable[Resource], *, namespace: str, previous: ConfigSet | None = None) -> ConfigSet:
+def build(
+    resources: Iterable[Resource],
+    *,
+    namespace: str,
+    previous: ConfigSet | None = None,
+    secrets: Secrets | None = None,
+) -> ConfigSet:
     """Build the configuration that these resources describe. Never fails: what is wrong becomes a fault.
 
     Promises: the order of `resources` does not matter (where one object is given twice, the last is taken); building
     again on top of the result changes nothing; an object without error is never worse off for another one's error.
     Among pools that overlap, the one that was in force before wins; among new ones, the first by name.
 
-    Resources of other groups are passed over. Those of ours outside `namespace` are ignored with a warning.
+    Resources of other groups are passed over. Those of ours outside `namespace` are ignored with a warning. Without
+    `secrets` nothing is said about passwords.
     """
     ours = {resource.key: resource for resource in resources if is_ours(resource)}
     current = {key: judge(ours[key]) for key in sorted(ours) if key[0] not in STATUS_KINDS and key[1] == namespace}
@@ -62,6 +72,19 @@ def build(resources: Iterable[Resource], *, namespace: str, previous: ConfigSet 
             else:
                 in_force.pop(key, None)
 
+    bgp = settle_bgp(
+        in_force,
+        earlier,
+        reach=lambda spec: _reach(spec, known),
+        pools={key[2]: pools[key].pool for key in pools},
+        before=previous.bgp if previous else BgpConfig(),
+        secrets=secrets,
+    )
+    for key in [key for key in in_force if key[0] in BGP_KINDS]:
+        del in_force[key]
+    in_force |= bgp.in_force
+    _note(found, current, bgp.findings)
+
     advertised = {key: _reach(in_force[key].spec, known) for key in in_force if key[0].endswith("Advertisement")}
     covered = frozenset().union(*advertised.values())
     _note(found, current, {key: _unadvertised(key[2], covered) for key in pools})
@@ -69,6 +92,7 @@ def build(resources: Iterable[Resource], *, namespace: str, previous: ConfigSet 
     return ConfigSet(
         pools=tuple(pools[key].pool for key in sorted(pools)),
         l2_advertisements=tuple(_l2_advertisements(in_force, advertised, frozenset(key[2] for key in pools))),
+        bgp=bgp.config,
         faults=(*_elsewhere(ours.values(), namespace), *_told(found, current, in_force)),
         good=tuple(in_force[key].resource for key in sorted(in_force)),
     )

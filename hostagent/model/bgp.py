@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from hostagent.model.cluster import Family, Selector
 from hostagent.model.names import IP, InterfaceName, Network
+
+if TYPE_CHECKING:
+    from hostagent.model.cluster import Family, Selector
 
 GRACEFUL_SHUTDOWN = "65535:0"
 """RFC 8326: whoever hears it prefers another way before this one goes."""
-LARGEST_CLASS = 65_535
-"""A class is a route's metric (24 bits reach FRR) and the number of a route-map entry (16 bits)."""
+SMALLEST_CLASS, LARGEST_CLASS = 32_768, 65_535
+"""A class is a route's metric (24 bits reach FRR) and the number of a route-map entry (16 bits). FRR 8 tells our IPv6
+routes from the site's by metric alone, so we keep off those that kernels and network managers use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,11 @@ class Peer:
     connect_time_s: int | None = None
     router_id: str = ""
     password: Secret | None = None
+    password_kept: bool = False
+    """The password cannot be read now: a session that runs keeps the one it has, a new one is not begun."""
+    bfd: bool = False
     bfd_profile: str = ""
+    """Empty, while `bfd` is set: the profile is missing, FRR's own timing applies."""
     graceful_restart: bool = False
     ebgp_multi_hop: bool = False
     vrf: str = ""
@@ -78,11 +85,9 @@ class Peer:
         return self.dynamic_asn == "internal" or self.peer_asn == self.my_asn
 
     @property
-    def families(self) -> tuple[Family, ...]:
-        """What the session carries: the family of its address, or both."""
-        if self.dual_stack or self.address is None:
-            return (Family.V4, Family.V6)
-        return (Family.V4,) if self.address.version == 4 else (Family.V6,)
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that the session carries: that of its address, or both."""
+        return (4, 6) if self.dual_stack or self.address is None else (self.address.version,)
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)

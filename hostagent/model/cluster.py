@@ -7,6 +7,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Any
 
+from hostagent.model.bgp import BgpConfig
 from hostagent.model.names import IP, InterfaceName, Labels, NodeName, ServiceKey
 
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
@@ -250,6 +251,7 @@ class ConfigSet:
     pools: tuple[Pool, ...] = ()
     """Sorted by name."""
     l2_advertisements: tuple[L2Advertisement, ...] = ()
+    bgp: BgpConfig = field(default_factory=BgpConfig)
     faults: tuple[Fault, ...] = ()
     good: tuple[Resource, ...] = ()
     """What this configuration was made of: stays in force when one of them is edited into a faulty one."""

@@ -1,0 +1,244 @@
+"""What this host advertises over BGP: which prefixes, with which attributes to whom, and why each of the others not.
+
+No host depends on another here: each decides from the same facts for itself alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from ipaddress import ip_network
+from itertools import combinations
+
+from hostagent.core.candidates import Use
+from hostagent.core.config.bgp import clash, contradicts
+from hostagent.model.bgp import GRACEFUL_SHUTDOWN, AttributeClass, BgpAdvertisement, BgpConfig, Grant, Peer
+from hostagent.model.cluster import EXCLUDE_LABEL, ConfigSet, Fault, Node, TrafficPolicy, any_matches
+from hostagent.model.names import IP, Network, ServiceKey
+
+SELECTING_AHEAD = 4
+"""Advertisements with service selectors of one pool whose combinations (16) have their class before a Service asks."""
+
+
+class WhyNot(StrEnum):
+    """Why a VIP is not advertised by this host."""
+
+    NO_POOL = "address-in-no-pool"
+    NO_ADVERTISEMENT = "no-advertisement"
+    NODE_SELECTOR = "no-advertisement-selects-the-node"
+    NO_PEER = "no-peer-on-this-host"
+    NO_ENDPOINT = "no-serving-endpoint"
+    NO_LOCAL_ENDPOINT = "no-serving-endpoint-on-the-node"
+    NO_NODE = "no-node-object"
+    DRAINING = "draining"
+    EXCLUDED = "excluded-by-label"
+    NETWORK_UNAVAILABLE = "network-unavailable"
+
+
+class Leaving(StrEnum):
+    """How far a host is on its way out."""
+
+    NO = "no"
+    ANNOUNCED = "announced"
+    """GRACEFUL_SHUTDOWN (RFC 8326): routers look for another way while this one still works."""
+    GONE = "gone"
+    """Everything is withdrawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """An advertisement that does not count for one prefix, because it contradicts another."""
+
+    prefix: Network
+    advertisement: str
+    message: str
+
+
+def peers_here(config: BgpConfig, node: Node | None, *, running: Collection[str]) -> tuple[list[Peer], list[Fault]]:
+    """The peers that select this node and get along with each other; those in `running` come before new ones."""
+    if node is None:
+        return [], []
+    selected = [peer for peer in config.peers if any_matches(peer.node_selectors, node.labels)]
+    selected.sort(key=lambda peer: (peer.name not in running, peer.name))
+    peers: list[Peer] = []
+    faults: list[Fault] = []
+    for peer in selected:
+        if found := clash(peer, peers):
+            faults.append(peer_fault(peer.name, found.field, f"on {node.name}: {found.message}"))
+        else:
+            peers.append(peer)
+    return sorted(peers, key=lambda peer: peer.name), faults
+
+
+def peer_fault(name: str, field: str, message: str) -> Fault:
+    """Something about a BGPPeer that only its host can tell."""
+    return Fault(kind="BGPPeer", namespace="", name=name, field=field, message=message)
+
+
+class Plan:
+    """The prefixes of this host for one state of configuration, node and peers, kept VIP by VIP.
+
+    A Service's change costs its own VIPs, however many others there are.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ConfigSet,
+        node: Node | None,
+        peers: Iterable[str] | None,
+        leaving: Leaving = Leaving.NO,
+    ) -> None:
+        """`peers` are those of this host; None: another daemon has them, and they are not known."""
+        self._config = config
+        self._peers = None if peers is None else frozenset(peers)
+        self._leaving = leaving
+        self._out = self._why_out(node)
+        labels = node.labels if node else {}
+        self._ads = tuple(ad for ad in config.bgp.advertisements if node and any_matches(ad.node_selectors, labels))
+        self._node = node
+        self._said: dict[IP, dict[Network, frozenset[str]]] = {}
+        """What each VIP asks for: the names of the advertisements for each prefix."""
+        self._askers: dict[Network, set[IP]] = {}
+        self._memo: dict[frozenset[str], tuple[AttributeClass, tuple[tuple[str, str], ...]]] = {}
+        self._by_name = {ad.name: ad for ad in self._ads}
+        self.prefixes: dict[Network, AttributeClass] = {}
+        self.excluded: dict[IP, WhyNot] = {}
+        self.heard_by: dict[ServiceKey, tuple[str, ...]] = {}
+        """The peers that each advertised Service is told to, sorted; whether their sessions are up or not."""
+
+    @property
+    def set_aside(self) -> list[SetAside]:
+        """What was left out of prefixes."""
+        found = []
+        for prefix in sorted(self._askers, key=lambda p: (p.version, p)):
+            _, left_out = self._class_of(self._names(prefix))
+            found += [SetAside(prefix=prefix, advertisement=name, message=message) for name, message in left_out]
+        return found
+
+    @property
+    def standing(self) -> frozenset[AttributeClass]:
+        """The classes that Services may need: so that a Service's coming changes no configuration of FRR."""
+        if self._out is not None:
+            return frozenset()
+        classes: set[AttributeClass] = set()
+        for pool in self._config.pools:
+            ads = [ad for ad in self._ads if pool.name in ad.pools]
+            always = frozenset(ad.name for ad in ads if not ad.service_selectors)
+            selecting = [ad.name for ad in ads if ad.service_selectors]
+            if len(selecting) > SELECTING_AHEAD:
+                continue
+            for size in range(len(selecting) + 1):
+                for some in combinations(selecting, size):
+                    if names := always | frozenset(some):
+                        classes.add(self._class_of(names)[0])
+        return frozenset(each for each in classes if self._heard(each))
+
+    def judge(self, vip: IP, uses: Sequence[Use]) -> None:
+        """Take in one VIP as it is now; no uses: no Service has it any more."""
+        for key in [use.service.key for use in uses]:
+            self.heard_by.pop(key, None)
+        asked = self._ask(vip, uses) if uses else {}
+        self.excluded.pop(vip, None)
+        if isinstance(asked, WhyNot):
+            self.excluded[vip], asked = asked, {}
+        before = self._said.pop(vip, {})
+        if asked:
+            self._said[vip] = asked
+        for prefix in before.keys() | asked.keys():
+            if prefix in asked:
+                self._askers.setdefault(prefix, set()).add(vip)
+            else:
+                self._askers[prefix].discard(vip)
+            self._settle(prefix)
+
+    def _why_out(self, node: Node | None) -> WhyNot | None:
+        if node is None:
+            return WhyNot.NO_NODE
+        if self._leaving is Leaving.GONE:
+            return WhyNot.DRAINING
+        if EXCLUDE_LABEL in node.labels:
+            return WhyNot.EXCLUDED
+        return WhyNot.NETWORK_UNAVAILABLE if node.network_unavailable else None
+
+    def _ask(self, vip: IP, uses: Sequence[Use]) -> dict[Network, frozenset[str]] | WhyNot:
+        if self._out is not None:
+            return self._out
+        pool = self._config.pool_of(vip)
+        if pool is None:
+            return WhyNot.NO_POOL
+        asked: dict[Network, frozenset[str]] = {}
+        why = WhyNot.NO_ADVERTISEMENT
+        for use in uses:
+            mine = self._ads_for(pool.name, use)
+            if isinstance(mine, WhyNot):
+                why = mine
+                continue
+            heard: set[str] = set()
+            for ad in mine:
+                length = ad.aggregation_length if vip.version == 4 else ad.aggregation_length_v6
+                prefix: Network = ip_network((vip, length), strict=False)
+                asked[prefix] = asked.get(prefix, frozenset()) | {ad.name}
+                heard |= self._heard(AttributeClass((ad.grant,))) or set()
+            self.heard_by[use.service.key] = tuple(sorted({*self.heard_by.get(use.service.key, ()), *heard}))
+        return asked or why
+
+    def _ads_for(self, pool: str, use: Use) -> list[BgpAdvertisement] | WhyNot:
+        """What applies to one Service here; in MetalLB's order of reasons."""
+        of_pool = [ad for ad in self._config.bgp.advertisements if pool in ad.pools]
+        matching = [ad for ad in of_pool if any_matches(ad.service_selectors, use.service.labels)]
+        if not matching:
+            return WhyNot.NO_ADVERTISEMENT
+        here = [ad for ad in matching if ad.name in self._by_name]
+        if not here:
+            return WhyNot.NODE_SELECTOR
+        heard = [ad for ad in here if self._heard(AttributeClass((ad.grant,)))]
+        if not heard:
+            return WhyNot.NO_PEER
+        if not use.endpoints.serving:
+            return WhyNot.NO_ENDPOINT
+        local = use.service.traffic_policy is TrafficPolicy.LOCAL
+        if local and self._node and self._node.name not in use.endpoints.nodes:
+            return WhyNot.NO_LOCAL_ENDPOINT
+        return heard
+
+    def _heard(self, of: AttributeClass) -> frozenset[str]:
+        """The peers of this host that a class reaches; where they are not known, a stand-in for them."""
+        if self._peers is None:
+            return frozenset({"*"})
+        return frozenset(peer for peer in self._peers if of.toward(peer))
+
+    def _names(self, prefix: Network) -> frozenset[str]:
+        return frozenset().union(*(self._said[vip][prefix] for vip in self._askers[prefix]))
+
+    def _settle(self, prefix: Network) -> None:
+        if self._askers[prefix]:
+            self.prefixes[prefix] = self._class_of(self._names(prefix))[0]
+        else:
+            del self._askers[prefix]
+            self.prefixes.pop(prefix, None)
+
+    def _class_of(self, names: frozenset[str]) -> tuple[AttributeClass, tuple[tuple[str, str], ...]]:
+        """Communities add up; of what contradicts itself the first by name counts."""
+        found = self._memo.get(names)
+        if found is None:
+            taken: dict[str, Grant] = {}
+            left_out: list[tuple[str, str]] = []
+            for name in sorted(names):
+                grant = self._by_name[name].grant
+                other = next((each for each, its in taken.items() if contradicts(grant, its)), None)
+                if other is None:
+                    taken[name] = grant
+                elif what := contradicts(grant, taken[other]):
+                    message = f"{what[0]} {what[1]} contradicts {what[2]} of BGPAdvertisement {other}, which applies"
+                    left_out.append((name, message))
+            grants = {self._leave(self._by_name[name], grant) for name, grant in taken.items()}
+            found = self._memo[names] = (AttributeClass(tuple(sorted(grants))), tuple(left_out))
+        return found
+
+    def _leave(self, ad: BgpAdvertisement, grant: Grant) -> Grant:
+        if self._leaving is not Leaving.ANNOUNCED or not ad.graceful_shutdown:
+            return grant
+        communities = {*grant.communities, GRACEFUL_SHUTDOWN}
+        return replace(grant, communities=tuple(sorted(communities, key=lambda c: tuple(map(int, c.split(":"))))))
