@@ -15,6 +15,7 @@ from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.reach import Reach
+from hostagent.agent.reports import AllocatorReports, Reports
 from hostagent.agent.session import SessionKeeper, own_session
 from hostagent.agent.settings import Settings
 from hostagent.agent.status import snapshot_of, status_line, status_of
@@ -122,6 +123,7 @@ class Agent:
             wake=self.wake,
         )
         self.reach = Reach(self.api, ownership=self.ownership, cluster=self.cluster)
+        self.reports = Reports(self.api, namespace=config.namespace, node=self._me, cluster=self.cluster)
         self.guard = Guard()
         self.claims = Claims(ownership=self.ownership, cluster=self.cluster, leases=leases, wake=self.wake)
         self.wire = Wire(ownership=self.ownership, cluster=self.cluster, events=self.events, wake=self.wake)
@@ -149,6 +151,7 @@ class Agent:
             wake=self.wake,
             ask=lambda ips: ask_segments(ips, neighbors=self.wire.neighbors, segments=self.keeper.session.segments),
             node_of=self.wire.owner_of,
+            reports=lambda: AllocatorReports(self.api, namespace=config.namespace, alive=self._alive),
         )
         segments = await self.announcer.look()
         await self.announcer.adopt()
@@ -211,6 +214,7 @@ class Agent:
         await self._observe(everything=True)
         self.announcer.begin(same_boot=same_boot)
         self._tasks.append(asyncio.create_task(self.announcer.keep_guard()))
+        self._tasks.append(asyncio.create_task(self.reports.run()))
         await self.announcer.turn()
         self._notify.ready(status_line(self))
         say("agent.ready", f"{self._me}: {status_line(self)}")
@@ -229,6 +233,7 @@ class Agent:
             await self._observe(everything=False)
             await self.announcer.turn()
             seat_at = self._turn_allocator()
+            self.reports.turn(self.ownership.held)
             self._notify.alive()
             self._notify.status(status_line(self))
             if self.stopping_since is not None and await self._stopped(self.stopping_since):
@@ -321,6 +326,10 @@ class Agent:
         ownership.sweeps = self.allocator.leads
         return wake_at
 
+    def _alive(self) -> frozenset[NodeName]:
+        """The hosts whose session says that they live."""
+        return frozenset(node for node in self.ownership.sessions if self.ownership.hosts.alive(node, now()))
+
     async def _sleep(self, for_s: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, for_s)):
@@ -375,6 +384,7 @@ class Agent:
         if not late and (not self.ownership.stopped or self.allocator.seat_is_busy()):
             return False
         await self.announcer.drop_everything("there was no time to hand it over")
+        await self.reports.end()
         for task in self._tasks:
             task.cancel()
         await self.keeper.end()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.reports import AllocatorReports
 from hostagent.agent.survey import Ask, SetAside, Survey
 from hostagent.agent.vetting import Vetting
 from hostagent.core.allocate import Decision, Ledger, Outcome
@@ -19,7 +20,7 @@ from hostagent.edges.kube.events import Events, about_resource, about_service
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.model.cluster import Service
-from hostagent.model.errors import EdgeError
+from hostagent.model.errors import EdgeError, InvariantError
 from hostagent.model.names import IP, Instant, Mac, NodeName, ServiceKey
 from hostagent.model.ownership import Claim, Write
 from hostagent.telemetry.journal import say, warn
@@ -27,6 +28,7 @@ from hostagent.telemetry.journal import say, warn
 FENCE_MARGIN_S = 4.0
 """Before its session could expire the holder stops writing: a write's timeout, its read-back, and a second."""
 WRITES_AT_ONCE = 16
+REPORT_S = 0.5
 ECHO_S = 10.0
 """A write that was won shows on the watch within this time, or the Service is looked at as the watch has it."""
 
@@ -46,8 +48,11 @@ class Allocator:
         wake: Callable[[], None],
         ask: Ask,
         node_of: Callable[[Mac], NodeName | None],
+        reports: Callable[[], AllocatorReports],
     ) -> None:
-        """`ask` tells who answers for addresses on this host's segments, `node_of` which host of ours has a MAC."""
+        """`ask` tells who answers for addresses on this host's segments, `node_of` which host of ours has a MAC,
+        `reports` makes what a new term tells the cluster.
+        """
         self._me = me
         self._cluster = cluster
         self._leases = leases
@@ -57,6 +62,7 @@ class Allocator:
         self._wake = wake
         self._ask = ask
         self._node_of = node_of
+        self._make_reports = reports
         self._term: Vetting | None = None
         """With its ledger; only while this host has the seat, and new each time."""
         self._fence_at = Instant(0)
@@ -69,6 +75,10 @@ class Allocator:
         self._echoes: dict[ServiceKey, tuple[tuple[str, ...], Instant]] = {}
         """What was written and has not come back on the watch yet."""
         self._again: dict[ServiceKey, Instant] = {}
+        self._reports: AllocatorReports | None = None
+        self._reporting: asyncio.Task[None] | None = None
+        self._untold_since: Instant | None = None
+        """Since when something has changed that the counters do not say."""
         self.pending: dict[ServiceKey, str] = {}
         """Services without an address, and why."""
 
@@ -79,6 +89,11 @@ class Allocator:
     @property
     def holder(self) -> NodeName | None:
         return self._claim.holder if self._claim else None
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What people should know; empty when all is well, and on a host that does not allocate."""
+        return self._reports.troubles if self._reports is not None else ()
 
     @property
     def set_aside(self) -> Mapping[IP, SetAside]:
@@ -161,6 +176,10 @@ class Allocator:
         for service in services.values():
             ledger.note(service)  # who has an address keeps it: all of them first
         self._cluster.changed_services = set(services)
+        reports = self._make_reports()
+        self._reports = reports
+        self._reporting = asyncio.create_task(reports.run())
+        self._untold_since = now()
         return Vetting(
             ledger,
             Survey(self._ask, self._node_of),
@@ -176,6 +195,9 @@ class Allocator:
         warn("allocator.ended", f"{self._me} no longer allocates addresses: {why}")
         if self._term is not None:
             self._term.end()
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._reports, self._reporting = None, None
         self._term = None
         self.pending.clear()
         self._echoes.clear()
@@ -190,7 +212,8 @@ class Allocator:
         self._cluster.changed_services = set()
         keys |= {key for key, due in self._again.items() if due <= at}
         keys |= {key for key, (_, sent_at) in self._echoes.items() if at > sent_at + ECHO_S}
-        if self._take_config(ledger):
+        configured = self._take_config(ledger)
+        if configured:
             keys |= self._cluster.services.items.keys()
             self._tell_faults()
         freed = False
@@ -203,7 +226,22 @@ class Allocator:
             if service is not None and not self._under_way(term, key) and key not in self._echoes:
                 self._carry_out(term, service, ledger.decide(service), at)
         term.begin()
-        return min(self._again.values(), default=None)
+        if self._reporting is not None and self._reporting.done():
+            raise InvariantError(f"the allocator's reports ended: {self._reporting.exception()!r}")
+        told_at = self._report(ledger, at, changed=configured or bool(keys))
+        return min([*self._again.values(), *([told_at] if told_at is not None else [])], default=None)
+
+    def _report(self, ledger: Ledger, at: Instant, *, changed: bool) -> Instant | None:
+        """Tell the pools' counters some time after a change: a burst of Services is one. Returns when."""
+        if self._untold_since is None and changed:
+            self._untold_since = at
+        if self._untold_since is None or self._reports is None:
+            return None
+        if at < self._untold_since + REPORT_S:
+            return Instant(self._untold_since + REPORT_S)
+        self._untold_since = None
+        self._reports.tell(ledger.config, ledger.in_use())
+        return None
 
     def _take_config(self, ledger: Ledger) -> bool:
         namespaces = self._cluster.namespaces.items

@@ -69,6 +69,8 @@ class Cluster:
         self.config = last_good
         self._users: dict[IP, set[ServiceKey]] = {}
         self._vips_of: dict[ServiceKey, frozenset[IP]] = {}
+        self.users_version = 0
+        """Grows whenever a Service gets or loses a VIP."""
         self.changed_services: set[ServiceKey] = set()
         self.changed_vips: set[IP] = set()
         self.changed_leases: dict[str, Lease | None] = {}
@@ -139,6 +141,7 @@ class Cluster:
         after = self._vips(service) if service else frozenset()
         if after:
             self._vips_of[key] = after
+        self.users_version += before != after
         for vip in before - after:
             self._users[vip].discard(key)
             if not self._users[vip]:

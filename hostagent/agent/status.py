@@ -159,7 +159,7 @@ def _heard_on(agent: Agent, holder: NodeName) -> InterfaceName | None:
 
 def _problems(agent: Agent) -> list[str]:
     problems = [str(fault) for fault in agent.cluster.config.faults]
-    problems += agent.cluster.troubles
+    problems += (*agent.cluster.troubles, *agent.reports.troubles, *agent.allocator.troubles)
     if agent.settings.trouble:
         problems.append(agent.settings.trouble)
     if agent.announcer.guard_trouble:

@@ -97,6 +97,10 @@ class Ledger:
         """Which addresses each Service has."""
         return self._occupancy.holdings
 
+    def in_use(self) -> frozenset[IP]:
+        """All addresses that Services have."""
+        return frozenset(ip for addresses in self._occupancy.holdings.values() for ip in addresses)
+
     def tenants(self, ip: IP) -> Iterable[ServiceKey]:
         """The Services that have this address."""
         return self._occupancy.tenants(ip)

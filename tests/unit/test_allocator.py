@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, cast
@@ -14,6 +14,7 @@ from hostagent.agent import survey
 from hostagent.agent.allocator import Allocator
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.reports import AllocatorReports
 from hostagent.agent.survey import ASK_AGAIN_S, LEFTOVER_S, SET_ASIDE_S, ask_segments
 from hostagent.edges.kube.events import Events, Subject
 from hostagent.edges.kube.leases import Leases
@@ -51,6 +52,7 @@ class Desk:
         self.written: list[tuple[str, tuple[str, ...]]] = []
         self.events: list[tuple[str, str, str]] = []
         self.trouble: EdgeError | None = None
+        self.counted: frozenset[IP] = frozenset()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.allocator = Allocator(
@@ -63,6 +65,7 @@ class Desk:
             wake=lambda: None,
             ask=self.ask,
             node_of=lambda mac: NodeName("h2") if mac == OURS else None,
+            reports=lambda: cast("AllocatorReports", self),
         )
         self.allocator.claim_seen(a_claim(ME))
 
@@ -101,6 +104,12 @@ class Desk:
             await asyncio.sleep(0)
 
     # The edges, as the allocator calls them
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    def tell(self, _: ConfigSet, in_use: Iterable[IP]) -> None:
+        self.counted = frozenset(in_use)
 
     async def ask(self, ips: Sequence[IP]) -> Mapping[IP, Mac | None]:
         self.questions.append(texts(ips))
