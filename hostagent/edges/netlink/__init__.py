@@ -1,6 +1,7 @@
-"""This host's interfaces and the VIPs on them, through rtnetlink."""
+"""This host's interfaces, the VIPs on them, and the routes that BGP announces, through rtnetlink."""
 
 from hostagent.edges.netlink.addresses import KernelAddresses
 from hostagent.edges.netlink.monitor import Event, LinkChanged, Resync
+from hostagent.edges.netlink.routes import KernelRoutes
 
-__all__ = ["Event", "KernelAddresses", "LinkChanged", "Resync"]
+__all__ = ["Event", "KernelAddresses", "KernelRoutes", "LinkChanged", "Resync"]

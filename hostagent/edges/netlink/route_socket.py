@@ -6,15 +6,18 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Self, TypeVar
 
 from hostagent.edges.netlink import wire
 from hostagent.model.errors import EdgeError
 
+T = TypeVar("T")
+
 SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10  # acknowledgements without a copy of the request: 500 fit where 100 did
+_NETLINK_GET_STRICT_CHK = 12  # dumps are filtered by the kernel
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _BUFFER_BYTES = 1 << 20
 BATCH = 200
@@ -63,6 +66,7 @@ class RouteSocket:
         try:
             enlarge_buffers(sock, _BUFFER_BYTES)
             sock.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            sock.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
             sock.settimeout(_TIMEOUT_S)
             sock.bind((0, 0))
         except OSError as exc:
@@ -87,7 +91,13 @@ class RouteSocket:
 
     async def addresses(self) -> list[wire.Address]:
         """All addresses of this host, as of one moment. Raises EdgeError."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._dump)
+        return await self.dump(wire.dump_request(), wire.RTM_NEWADDR, wire.address_of, "addresses")
+
+    async def dump(self, request: bytes, kind: int, decode: Callable[[bytes], T | None], what: str) -> list[T]:
+        """All of a kind, as of one moment; what `decode` has no use for is left out. Raises EdgeError."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._worker, lambda: self._dump(request, kind, decode, what)
+        )
 
     async def _run(self, batch: Sequence[bytes]) -> list[int]:
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._exchange, batch)
@@ -100,30 +110,32 @@ class RouteSocket:
                 codes += [wire.error_code(m.body) for m in self._receive() if m.kind == wire.NLMSG_ERROR]
         except OSError as exc:
             self._drain()  # a late acknowledgement must not be taken for that of the next request
-            raise EdgeError("netlink.request", f"{len(batch)} address(es)", _cause(exc), status=exc.errno) from exc
+            raise EdgeError("netlink.request", f"{len(batch)} change(s)", _cause(exc), status=exc.errno) from exc
         return codes
 
-    def _dump(self) -> list[wire.Address]:
+    def _dump(self, request: bytes, kind: int, decode: Callable[[bytes], T | None], what: str) -> list[T]:
         for _ in range(_DUMP_TRIES):
             try:
-                found = self._dump_once()
+                found = self._dump_once(request, kind, decode)
             except OSError as exc:
                 self._drain()
-                raise EdgeError("netlink.dump", "addresses", _cause(exc), status=exc.errno) from exc
+                raise EdgeError("netlink.dump", what, _cause(exc), status=exc.errno) from exc
             if found is not None:
                 return found
-        raise EdgeError("netlink.dump", "addresses", "they changed faster than they could be read; will be tried again")
+        raise EdgeError("netlink.dump", what, "they changed faster than they could be read; will be tried again")
 
-    def _dump_once(self) -> list[wire.Address] | None:
-        """None: something changed between two parts of the dump, so that it may lack an address or have one twice."""
-        self._sock.send(wire.dump_request())
-        found: list[wire.Address] = []
+    def _dump_once(self, request: bytes, kind: int, decode: Callable[[bytes], T | None]) -> list[T] | None:
+        """None: something changed between two parts of the dump, so that it may lack one or have one twice."""
+        self._sock.send(request)
+        found: list[T] = []
         consistent = True
         while True:
             for message in self._receive():
                 consistent = consistent and not message.flags & wire.NLM_F_DUMP_INTR
-                if message.kind == wire.RTM_NEWADDR and (address := wire.address_of(message.body)):
-                    found.append(address)
+                if message.kind == kind:
+                    decoded = decode(message.body)
+                    if decoded is not None:
+                        found.append(decoded)
                 elif message.kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
                     if code := wire.error_code(message.body):
                         raise OSError(code, "dump refused")

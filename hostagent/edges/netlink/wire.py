@@ -94,17 +94,17 @@ def dump_request() -> bytes:
 def _address(kind: int, flags: int, ip: IP, index: int, lifetime_s: int | None, *, extra_flags: int = 0) -> bytes:
     family = _AF_INET if ip.version == 4 else _AF_INET6
     body = _IFADDRMSG.pack(family, ip.max_prefixlen, 0, 0, index)
-    body += _attribute(_IFA_LOCAL, ip.packed) + _attribute(_IFA_ADDRESS, ip.packed)
+    body += attribute(_IFA_LOCAL, ip.packed) + attribute(_IFA_ADDRESS, ip.packed)
     if lifetime_s is not None:
         # Preferred 0: never chosen as a source (an IPv6 /128 would win over the node's own /64). No DAD: we probed, and
         # a tentative address does not answer for 1.5 s. No prefix route: there is no prefix.
-        body += _attribute(_IFA_FLAGS, struct.pack("=I", _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE | extra_flags))
-        body += _attribute(_IFA_CACHEINFO, struct.pack("=IIII", 0, lifetime_s, 0, 0))
-        body += _attribute(_IFA_PROTO, bytes((MARK,)))
+        body += attribute(_IFA_FLAGS, struct.pack("=I", _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE | extra_flags))
+        body += attribute(_IFA_CACHEINFO, struct.pack("=IIII", 0, lifetime_s, 0, 0))
+        body += attribute(_IFA_PROTO, bytes((MARK,)))
     return _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
@@ -129,17 +129,17 @@ def address_of(body: bytes) -> Address | None:
     family, prefix, _flags, _scope, index = _IFADDRMSG.unpack_from(body)
     if family not in (_AF_INET, _AF_INET6):
         return None
-    attributes = _attributes(body, _IFADDRMSG.size)
+    found = attributes(body, _IFADDRMSG.size)
     # IFA_LOCAL is ours where both are there (on point-to-point links IFA_ADDRESS is the peer); IPv6 has it only then.
-    packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+    packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
     if packed is None:
         return None
     on_link = ipaddress.ip_interface((packed, prefix))
-    lifetimes = attributes.get(_IFA_CACHEINFO)
+    lifetimes = found.get(_IFA_CACHEINFO)
     return Address(
         on_link=on_link,
         index=index,
-        ours=attributes.get(_IFA_PROTO) == bytes((MARK,)),
+        ours=found.get(_IFA_PROTO) == bytes((MARK,)),
         lifetime_left_s=struct.unpack_from("=II", lifetimes)[1] if lifetimes else _FOREVER,
     )
 
@@ -149,11 +149,11 @@ def link_of(body: bytes) -> tuple[int, str] | None:
     family, index = struct.unpack_from("=Bxxxi", body)
     if family != 0:
         return None
-    name = _attributes(body, IFINFOMSG_SIZE).get(_IFLA_IFNAME, b"")
+    name = attributes(body, IFINFOMSG_SIZE).get(_IFLA_IFNAME, b"")
     return index, name.rstrip(b"\0").decode(errors="replace")
 
 
-def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+def attributes(body: bytes, at: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)

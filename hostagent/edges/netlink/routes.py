@@ -1,0 +1,116 @@
+"""The prefixes that this host announces by BGP, as kernel routes: where a routing daemon picks them up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Self
+
+from hostagent.edges.netlink import route_wire
+from hostagent.edges.netlink.route_socket import RouteSocket, cause_of
+from hostagent.edges.netlink.route_wire import Route
+from hostagent.model.errors import EdgeError
+from hostagent.model.names import IP, Network
+
+_Encode = Callable[[Route, int, int], bytes]
+_GONE = errno.ESRCH
+_NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
+_ENCODE_AT_ONCE = 500
+"""About 5 ms of the event loop."""
+
+
+class KernelRoutes:
+    """Our routes in one table: those of our protocol number, and none other. The metric is the attribute class.
+
+    They outlive the agent and any routing daemon, and are gone after a reboot of the host.
+    """
+
+    def __init__(self, sock: RouteSocket, table: int, protocol: int) -> None:
+        self._sock = sock
+        self._table = table
+        self._protocol = protocol
+        self._there: dict[Network, frozenset[int]] = {}
+        """As read last, and changed since: a prefix may have two metrics if somebody was interrupted."""
+
+    @classmethod
+    async def open(cls, table: int, protocol: int) -> Self:
+        """Raises EdgeError."""
+        routes = cls(RouteSocket.open(), table, protocol)
+        try:
+            await routes.present()
+        except EdgeError:
+            await routes.close()
+            raise
+        return routes
+
+    async def close(self) -> None:
+        """Close the socket; the routes stay."""
+        await self._sock.close()
+
+    async def present(self) -> Mapping[Network, int]:
+        """Our routes, each with its metric; of a prefix that has two, the smaller. Raises EdgeError."""
+        there: dict[Network, frozenset[int]] = {}
+        for version in (4, 6):
+            for network, metric in await self._dump(version):
+                there[network] = there.get(network, frozenset()) | {metric}
+        self._there = there
+        return {network: min(metrics) for network, metrics in there.items()}
+
+    async def change(self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset()) -> None:
+        """Make it so, and read nothing back: `present` does. A new metric is there before the old one goes.
+
+        Raises:
+            EdgeError: the kernel refused one (the others were carried out).
+        """
+        come = [Route(network, metric) for network, metric in add.items()]
+        stale = [
+            Route(network, old)
+            for network, metric in add.items()
+            for old in self._there.get(network, frozenset()) - {metric}
+        ]
+        gone = [Route(network, metric) for network in remove for metric in self._there.get(network, frozenset())]
+        await self._carry_out(come, route_wire.add_request, already=errno.EEXIST)
+        for network, metric in come:
+            self._there[network] = self._there.get(network, frozenset()) | {metric}
+        await self._carry_out([*stale, *gone], route_wire.remove_request, already=_GONE)
+        self._there.update({network: frozenset({metric}) for network, metric in come})
+        for network in remove:
+            self._there.pop(network, None)
+
+    async def touch(self, networks: Mapping[Network, int]) -> None:
+        """Take these routes away and put them there again at once, so that a routing daemon hears of them anew.
+
+        Raises EdgeError.
+        """
+        again = [Route(network, metric) for network, metric in networks.items()]
+        await self._carry_out(again, route_wire.remove_request, already=_GONE)
+        await self._carry_out(again, route_wire.add_request, already=errno.EEXIST)
+
+    async def local_addresses(self) -> frozenset[IP]:
+        """All addresses of this host's interfaces. Raises EdgeError."""
+        return frozenset(address.ip for address in await self._sock.addresses())
+
+    async def _dump(self, version: int) -> Sequence[Route]:
+        request = route_wire.dump_request(version, self._table, self._protocol)
+        decode = partial(route_wire.route_of, table=self._table, protocol=self._protocol)
+        try:
+            return await self._sock.dump(request, route_wire.RTM_NEWROUTE, decode, "routes")
+        except EdgeError as exc:
+            # a strict dump of a table that nobody has put a route in says ENOENT
+            if exc.status == errno.ENOENT or (version == 6 and exc.status in _NO_FAMILY):
+                return ()
+            raise
+
+    async def _carry_out(self, routes: Sequence[Route], encode: _Encode, *, already: int) -> None:
+        refused: list[tuple[Route, int]] = []
+        for start in range(0, len(routes), _ENCODE_AT_ONCE):
+            part = routes[start : start + _ENCODE_AT_ONCE]
+            codes = await self._sock.requests([encode(route, self._table, self._protocol) for route in part])
+            refused += [(route, code) for route, code in zip(part, codes, strict=True) if code not in (0, already)]
+            await asyncio.sleep(0)
+        if refused:
+            route, code = refused[0]
+            others = f" (and {len(refused) - 1} others)" if len(refused) > 1 else ""
+            raise EdgeError("route.change", f"{route.network}{others}", cause_of(code), status=code)
