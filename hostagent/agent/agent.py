@@ -11,10 +11,10 @@ from hostagent import __version__
 from hostagent.agent import control, last_good
 from hostagent.agent.allocator import Allocator
 from hostagent.agent.announcer import Announcer
+from hostagent.agent.bgp import Bgp
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
-from hostagent.agent.expiry import Expiry
 from hostagent.agent.reach import Reach
 from hostagent.agent.reports import AllocatorReports, Reports
 from hostagent.agent.session import SessionKeeper, own_session
@@ -113,7 +113,6 @@ class Agent:
             on_api_loss=config.on_api_loss,
             preempt_delay_s=config.preempt_delay_s,
         )
-        self.expiry = Expiry(lambda: self.api.credentials.certificate)
         leases = Leases(self.api, namespace=config.namespace, node=self._me)
         self.events = Events(self.api, node=config.node)
         service_class = config.load_balancer_class or None
@@ -141,6 +140,17 @@ class Agent:
             refute=self._refute,
             wake=self.wake,
         )
+        self.bgp = Bgp(
+            self.api,
+            me=self._me,
+            config=config,
+            cluster=self.cluster,
+            events=self.events,
+            announcer=self.announcer,
+            reports=self.reports,
+            wake=self.wake,
+        )
+        stack.push_async_callback(self.bgp.advertiser.close)
         stack.callback(self._notify.close)
         stack.callback(self.announcer.silence_and_forget)
         self.allocator = Allocator(
@@ -187,7 +197,6 @@ class Agent:
         self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
         self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
         self._tasks.append(asyncio.create_task(self.settings.watch(self.api)))
-        self._tasks.append(asyncio.create_task(self.expiry.run()))
         endpoint = self.config.metrics.endpoint
         if endpoint is not None:
             self._tasks.append(asyncio.create_task(metrics.serve(*endpoint, lambda: snapshot_of(self))))
@@ -200,6 +209,7 @@ class Agent:
                 told_at = now()
                 say("agent.waiting", f"waiting for {len(waiting)} lists of the API: {waiting[0]}")
             await self._sleep(0.2)
+        await self.bgp.prepare()
         self.verbs.settle(self.cluster.node(self._me))  # a drained host's first sign of life says so
         same_boot = False
         while not self._stop_asked.is_set():
@@ -217,7 +227,7 @@ class Agent:
         await self._observe(everything=True)
         self.announcer.begin(same_boot=same_boot)
         self._tasks.append(asyncio.create_task(self.announcer.keep_guard()))
-        self._tasks.append(asyncio.create_task(self.reports.run()))
+        self._tasks += [asyncio.create_task(work) for work in (self.reports.run(), *self.bgp.work())]
         await self.announcer.turn()
         self._notify.ready(status_line(self))
         say("agent.ready", f"{self._me}: {status_line(self)}")
@@ -264,7 +274,10 @@ class Agent:
             cluster.nodes_changed = False
             self.verbs.settle(cluster.node(self._me))
             everything = True
+        changed = set(cluster.changed_vips)
         await self.announcer.rank(everything=everything)
+        stopping = self.stopping_since is not None
+        self.bgp.turn(changed, draining=bool(self.verbs.why_draining), stopping=stopping)
 
     def _forget_unlisted(self) -> None:
         """A claim that is known from the reply to our own write, and was deleted while the watch was broken."""
@@ -300,6 +313,8 @@ class Agent:
         config = self.cluster.config
         if config.good != before.good:
             last_good.save(self._state_dir, config)
+        if config.bgp != before.bgp or config.pools != before.pools:
+            self.bgp.configured()
         faults = frozenset(config.faults)
         for fault in sorted(faults - self._faults, key=str):
             warn(
@@ -384,9 +399,10 @@ class Agent:
 
     async def _stopped(self, since: Instant) -> bool:
         late = now() - since > STOP_S
-        if not late and (not self.ownership.stopped or self.allocator.seat_is_busy()):
+        if not late and (not self.ownership.stopped or self.allocator.seat_is_busy() or not self.bgp.advertiser.gone):
             return False
         await self.announcer.drop_everything("there was no time to hand it over")
+        await self.bgp.advertiser.withdraw("there was no time to announce it")
         await self.reports.end()
         for task in self._tasks:
             task.cancel()

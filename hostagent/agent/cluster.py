@@ -9,15 +9,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from hostagent.core.candidates import Use
+from hostagent.core.config.bgp import Secrets
 from hostagent.core.config_set import build
-from hostagent.core.reserved import Reserved, reserved_by
 from hostagent.edges.kube.decode import (
     ObjectKey,
     node_name,
     object_key,
     service_key,
     to_namespace_labels,
-    to_networks,
     to_node,
     to_resource,
     to_service,
@@ -27,7 +26,7 @@ from hostagent.edges.kube.informer import Informer
 from hostagent.edges.kube.lease_objects import Lease, to_lease
 from hostagent.edges.kube.transport import Api
 from hostagent.model.cluster import ConfigSet, Node, Resource, Service
-from hostagent.model.names import IP, Labels, Network, NodeName, ServiceKey
+from hostagent.model.names import IP, Labels, NodeName, ServiceKey
 
 CONFIG_KINDS = ("ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities")
 VERSIONS = {"bgppeers": "v1beta2"}
@@ -55,13 +54,6 @@ class Cluster:
         self.services = Informer(api, "/api/v1/services", decode=to_service, key=service_key)
         self.slices = Informer(api, "/apis/discovery.k8s.io/v1/endpointslices", decode=to_slice, key=object_key)
         self.nodes = Informer(api, "/api/v1/nodes", decode=to_node, key=node_name)
-        self.service_networks = Informer(
-            api,
-            "/apis/networking.k8s.io/v1/servicecidrs",
-            decode=to_networks,
-            key=lambda _, name: name,
-            optional=True,  # since Kubernetes 1.33
-        )
         self.namespaces = Informer(api, "/api/v1/namespaces", decode=to_namespace_labels, key=lambda _, name: name)
         leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self.leases = Informer(api, leases, decode=to_lease, key=lambda _, name: name)
@@ -76,7 +68,8 @@ class Cluster:
         }
         self.endpoints = EndpointIndex()
         self.config = last_good
-        self._reserved: Reserved | None = None
+        self.secrets: Secrets = {}
+        """The passwords that BGPPeers name, or why there is none."""
         self._users: dict[IP, set[ServiceKey]] = {}
         self._vips_of: dict[ServiceKey, frozenset[IP]] = {}
         self.users_version = 0
@@ -94,7 +87,6 @@ class Cluster:
         yield self.services.run(self._service, self._wake)
         yield self.slices.run(self._slice, self._wake)
         yield self.nodes.run(self._node, self._wake)
-        yield self.service_networks.run(self._service_network, self._wake)
         yield self.namespaces.run(self._namespace_labels, self._wake)
         yield self.leases.run(self._lease, self._leases_listed)
         for informer in self.resources.values():
@@ -106,7 +98,6 @@ class Cluster:
             self.services,
             self.slices,
             self.nodes,
-            self.service_networks,
             self.namespaces,
             self.leases,
             *self.resources.values(),
@@ -137,21 +128,21 @@ class Cluster:
         """All addresses that Services of ours have."""
         return frozenset(self._users)
 
-    @property
-    def reserved(self) -> Reserved:
-        """What the cluster itself uses; the same object until that changes."""
-        if self._reserved is None:
-            networks = [each for cidrs in self.service_networks.items.values() for each in cidrs]
-            self._reserved = reserved_by(self.nodes.items.values(), sorted(networks, key=str))
-        return self._reserved
-
     def node(self, name: NodeName) -> Node | None:
         return self.nodes.items.get(name)
 
     def read_config(self) -> None:
         """Build the configuration anew from all custom resources, the last good one of each standing in for faults."""
         resources = [r for informer in self.resources.values() for r in informer.items.values()]
-        self.config = build(resources, namespace=self._namespace, previous=self.config)
+        self.config = build(resources, namespace=self._namespace, previous=self.config, secrets=self.secrets)
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The Secrets that BGPPeers name, as they are written now or in the version that is in force."""
+        written = [*self.resources["bgppeers"].items.values(), *self.config.good]
+        references = (r.spec.get("passwordSecret") for r in written if r.kind == "BGPPeer")
+        names = (reference.get("name") for reference in references if isinstance(reference, dict))
+        return frozenset(name for name in names if isinstance(name, str) and name)
 
     # What the watches note
 
@@ -183,11 +174,6 @@ class Cluster:
 
     def _node(self, _: NodeName, __: Node | None) -> None:
         self.nodes_changed = True
-        self._reserved = None
-        self._wake()
-
-    def _service_network(self, _: str, __: tuple[Network, ...] | None) -> None:
-        self._reserved = None
         self._wake()
 
     def _namespace_labels(self, _: str, __: Labels | None) -> None:

@@ -18,6 +18,8 @@ def status_line(agent: Agent) -> str:
     """What this host holds, and the worst that is wrong."""
     held = len(agent.ownership.held)
     parts = [f"answers for {held} of {len(agent.cluster.vips)} VIPs"]
+    if agent.bgp.advertiser.active:
+        parts.append(f"advertises {len(agent.bgp.advertiser.present)} prefixes")
     if agent.allocator.leads:
         parts.append("allocates addresses")
     if agent.stopping_since is not None:
@@ -51,7 +53,6 @@ def status_of(agent: Agent) -> dict[str, Any]:
             "server": agent.api.server,
             "reachable": since is None,
             "unreachable_for_s": None if since is None else round(at - since, 1),
-            "certificate_ends": None if agent.expiry.ends is None else f"{agent.expiry.ends:%Y-%m-%dT%H:%M:%SZ}",
         },
         "session": {
             "instance": agent.keeper.session.instance,
@@ -86,6 +87,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
             {"host": watched.holder, "vip": str(vip), "silent": ownership.silent(watched.holder)}
             for vip, watched in sorted(ownership.watched.items(), key=lambda pair: pair[1].holder)
         ],
+        "bgp": agent.bgp.status,
         "problems": _problems(agent),
     }
 
@@ -113,7 +115,6 @@ def snapshot_of(agent: Agent) -> Snapshot:
         probes=counters.probes,
         frames_failed=counters.failed,
         api_reachable=agent.api.unreachable_since is None,
-        certificate_ends=None if agent.expiry.ends is None else agent.expiry.ends.timestamp(),
         session_renewed_ago_s=None if renewed_at is None else at - renewed_at,
         draining=bool(agent.verbs.why_draining),
         allocator_leads=allocator.leads,
@@ -121,6 +122,10 @@ def snapshot_of(agent: Agent) -> Snapshot:
         addresses_set_aside=len(allocator.set_aside),
         config_errors=len(faults) - warnings,
         config_warnings=warnings,
+        bgp_sessions=tuple(agent.bgp.sessions),
+        bgp_prefixes=len(agent.bgp.advertiser.present),
+        bgp_missed=agent.bgp.advertiser.lost,
+        bgp_repaired=agent.bgp.advertiser.repaired,
     )
 
 
@@ -162,10 +167,9 @@ def _heard_on(agent: Agent, holder: NodeName) -> InterfaceName | None:
 def _problems(agent: Agent) -> list[str]:
     problems = [str(fault) for fault in agent.cluster.config.faults]
     problems += (*agent.cluster.troubles, *agent.reports.troubles, *agent.allocator.troubles)
-    if agent.expiry.trouble:
-        problems.append(agent.expiry.trouble)
     if agent.settings.trouble:
         problems.append(agent.settings.trouble)
+    problems += agent.bgp.problems
     if agent.announcer.guard_trouble:
         problems.append(agent.announcer.guard_trouble)
     return problems

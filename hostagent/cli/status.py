@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +39,9 @@ def show(document: dict[str, Any]) -> None:
     out.print(f"API {api['server']} {reach}; allocator: {document['allocator']['holder'] or 'nobody'}")
     out.print(_vips(document["vips"]) if document["vips"] else "No Service has an address.")
     out.print(_hosts(document["hosts"]))
+    bgp = document.get("bgp")  # an agent of an older version has none
+    if bgp and (bgp["active"] or bgp["peers"]):
+        _bgp(out, bgp)
     for pending in document["pending"]:
         out.print(Text(f"pending  {pending['service']}: {pending['why']}", style="yellow"))
     for problem in document["problems"]:
@@ -54,6 +58,27 @@ def _vips(vips: list[dict[str, Any]]) -> Table:
         for_s = "" if vip["for_s"] is None else _duration(vip["for_s"])
         rows.add_row(vip["vip"], " ".join(vip["services"]), here, vip["interface"] or "", for_s, str(vip["moves"]), why)
     return rows
+
+
+def _bgp(out: Console, bgp: dict[str, Any]) -> None:
+    going = {"no": "", "announced": ", leaving: GRACEFUL_SHUTDOWN", "gone": ", leaving: withdrawn"}[bgp["leaving"]]
+    out.print(f"BGP: {len(bgp['prefixes'])} prefixes{going}")
+    if not bgp["peers"]:
+        return
+    rows = table("Peer", "Neighbor", "AS", "State", "For", "Sent", "BFD", "Last reset")
+    for peer in bgp["peers"]:
+        up = peer["state"] == "Established"
+        rows.add_row(
+            peer["name"],
+            peer["neighbor"] + (f" ({peer['vrf']})" if peer["vrf"] else ""),
+            str(peer["asn"] or ""),
+            Text(peer["state"], style="green" if up else "red"),
+            "" if peer["for_s"] is None else _duration(peer["for_s"]),
+            str(peer["sent"]),
+            Text(peer["bfd"] or "-", style="red" if peer["bfd"] == "down" else ""),
+            "" if up else peer["last_reset"],
+        )
+    out.print(rows)
 
 
 def _nobody(excluded: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ No host depends on another here: each decides from the same facts for itself alo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_network
@@ -57,15 +57,16 @@ class SetAside:
 
 def peers_here(config: BgpConfig, node: Node | None, *, running: Collection[str]) -> tuple[list[Peer], list[Fault]]:
     """The peers that select this node and get along with each other; those in `running` come before new ones."""
-    if node is None:
-        return [], []
-    selected = [peer for peer in config.peers if any_matches(peer.node_selectors, node.labels)]
+    if node is None:  # a Node that is deleted and made anew costs prefixes, not sessions
+        selected = [peer for peer in config.peers if peer.name in running]
+    else:
+        selected = [peer for peer in config.peers if any_matches(peer.node_selectors, node.labels)]
     selected.sort(key=lambda peer: (peer.name not in running, peer.name))
     peers: list[Peer] = []
     faults: list[Fault] = []
     for peer in selected:
         if found := clash(peer, peers):
-            faults.append(peer_fault(peer.name, found.field, f"on {node.name}: {found.message}"))
+            faults.append(peer_fault(peer.name, found.field, f"on this host: {found.message}"))
         else:
             peers.append(peer)
     return sorted(peers, key=lambda peer: peer.name), faults
@@ -105,8 +106,19 @@ class Plan:
         self._by_name = {ad.name: ad for ad in self._ads}
         self.prefixes: dict[Network, AttributeClass] = {}
         self.excluded: dict[IP, WhyNot] = {}
-        self.heard_by: dict[ServiceKey, tuple[str, ...]] = {}
+        self._heard_of: dict[IP, dict[ServiceKey, frozenset[str]]] = {}
+        self._heard_by: dict[ServiceKey, tuple[str, ...]] | None = None
+
+    @property
+    def heard_by(self) -> Mapping[ServiceKey, tuple[str, ...]]:
         """The peers that each advertised Service is told to, sorted; whether their sessions are up or not."""
+        if self._heard_by is None:
+            found: dict[ServiceKey, set[str]] = {}
+            for services in self._heard_of.values():
+                for key, peers in services.items():
+                    found.setdefault(key, set()).update(peers)
+            self._heard_by = {key: tuple(sorted(peers)) for key, peers in sorted(found.items())}
+        return self._heard_by
 
     @property
     def set_aside(self) -> list[SetAside]:
@@ -137,8 +149,8 @@ class Plan:
 
     def judge(self, vip: IP, uses: Sequence[Use]) -> None:
         """Take in one VIP as it is now; no uses: no Service has it any more."""
-        for key in [use.service.key for use in uses]:
-            self.heard_by.pop(key, None)
+        self._heard_by = None
+        self._heard_of.pop(vip, None)
         asked = self._ask(vip, uses) if uses else {}
         self.excluded.pop(vip, None)
         if isinstance(asked, WhyNot):
@@ -152,6 +164,15 @@ class Plan:
             else:
                 self._askers[prefix].discard(vip)
             self._settle(prefix)
+
+    def vips_of(self, prefix: Network) -> frozenset[IP]:
+        """The VIPs that ask for this prefix."""
+        return frozenset(self._askers.get(prefix, ()))
+
+    def why_not(self, prefix: Network) -> str:
+        """Why a prefix is not advertised."""
+        inside = (why for vip, why in self.excluded.items() if vip in prefix)
+        return next(inside, "no-service")
 
     def _why_out(self, node: Node | None) -> WhyNot | None:
         if node is None:
@@ -175,13 +196,13 @@ class Plan:
             if isinstance(mine, WhyNot):
                 why = mine
                 continue
-            heard: set[str] = set()
+            heard: frozenset[str] = frozenset()
             for ad in mine:
                 length = ad.aggregation_length if vip.version == 4 else ad.aggregation_length_v6
                 prefix: Network = ip_network((vip, length), strict=False)
                 asked[prefix] = asked.get(prefix, frozenset()) | {ad.name}
-                heard |= self._heard(AttributeClass((ad.grant,))) or set()
-            self.heard_by[use.service.key] = tuple(sorted({*self.heard_by.get(use.service.key, ()), *heard}))
+                heard |= self._heard(AttributeClass((ad.grant,)))
+            self._heard_of.setdefault(vip, {})[use.service.key] = heard
         return asked or why
 
     def _ads_for(self, pool: str, use: Use) -> list[BgpAdvertisement] | WhyNot:

@@ -188,7 +188,9 @@ def _class(number: int, each: AttributeClass) -> Iterator[Pair]:
     """The route's metric says the class; it is carried on as tag, so that it does not go out as MED."""
     entry = (f"route-map {CLASS} permit {number}",)
     what = f"description class {digest(each)}"
-    yield from _within(entry, [what, f"match metric {number}", "set metric 0", f"set tag {number}"])
+    # As of a `network` line: the ways over all hosts are alike to a router, whichever of the two announces.
+    sets = ["set metric 0", "set origin igp", f"set tag {number}"]
+    yield from _within(entry, [what, f"match metric {number}", *sets])
     yield from _within((f"route-map {NETWORK}{number} permit 10",), ["set metric 0", f"set tag {number}"])
 
 

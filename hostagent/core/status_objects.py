@@ -42,6 +42,20 @@ def l2_statuses(node: NodeName, answered: Mapping[ServiceKey, Collection[Interfa
         yield StatusObject(name=object_name("l2", node, service), labels=service_labels(node, service), status=status)
 
 
+def bgp_statuses(node: NodeName, heard_by: Mapping[ServiceKey, Collection[str]]) -> Iterator[StatusObject]:
+    """A ServiceBGPStatus for each Service that this host advertises: to which peers, whether their sessions are up or
+    not.
+    """
+    for service, peers in heard_by.items():
+        status = {
+            "node": node,
+            "serviceName": service.name,
+            "serviceNamespace": service.namespace,
+            "peers": sorted(peers),
+        }
+        yield StatusObject(name=object_name("bgp", node, service), labels=service_labels(node, service), status=status)
+
+
 def host_state(node: NodeName, faults: Iterable[Fault]) -> StatusObject:
     """What this host thinks of the configuration. Warnings are none of its business: what they are about works."""
     errors = [fault for fault in faults if not fault.warning]

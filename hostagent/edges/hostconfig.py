@@ -74,6 +74,22 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return bare, int(port)
 
 
+class BgpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Advertising by the host's own routing daemon: `[bgp]`."""
+
+    backend: Literal["auto", "frr", "external", "off"] = "auto"
+    """`auto`: FRR, once it runs here. `external`: routes in `table`, for another daemon. `off`: what was ours goes."""
+    table: Annotated[int, msgspec.Meta(ge=1, le=252)] = 174
+    """Number of the kernel's routing table that is ours alone. FRR 8 takes no larger one."""
+    protocol: Annotated[int, msgspec.Meta(ge=19, le=254)] = 74
+    """Marks our routes (`ip route show proto 74`); smaller ones belong to kernels and known daemons."""
+    graceful_shutdown_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
+    """Between GRACEFUL_SHUTDOWN (RFC 8326) and withdrawing, at a drain or stop: time for routers to turn elsewhere."""
+    frr_run_dir: str = "/run/frr"
+    frr_file: str = "/etc/frr/hostagent.conf"
+    """What FRR restarts into, beside the site's own file."""
+
+
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/etc/hostagent/config.toml`."""
 
@@ -97,6 +113,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     session: SessionConfig = SessionConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
+    bgp: BgpConfig = BgpConfig()
 
 
 def load(path: Path) -> HostConfig:
@@ -167,6 +184,7 @@ def _readable(message: str) -> str:
         "session": SessionConfig,
         "log": LogConfig,
         "metrics": MetricsConfig,
+        "bgp": BgpConfig,
     }
     fields = ", ".join(known[section].__struct_fields__) if section in known else ""
     full = f"{section}.{key}" if section else key

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GRACEFUL_SHUTDOWN = "65535:0"
 """RFC 8326: whoever hears it prefers another way before this one goes."""
+LONGEST_PASSWORD = 80
+"""TCP_MD5SIG_MAXKEYLEN in linux/tcp.h, and FRR's limit."""
 SMALLEST_CLASS, LARGEST_CLASS = 32_768, 65_535
 """A class is a route's metric (24 bits reach FRR) and the number of a route-map entry (16 bits). FRR 8 tells our IPv6
 routes from the site's by metric alone, so we keep off those that kernels and network managers use."""
@@ -27,6 +29,16 @@ class Secret:
 
     def __str__(self) -> str:
         return "<secret>"
+
+
+def why_unusable(password: str) -> str:
+    """Why TCP-MD5 or FRR does not take a password, as the end of a sentence; empty if they do."""
+    if not password:
+        return "is empty"
+    if len(password) > LONGEST_PASSWORD:
+        return f"is longer than {LONGEST_PASSWORD} characters"
+    plain = password.isascii() and password.isprintable() and " " not in password
+    return "" if plain else "has blanks, control characters or letters that are not ASCII"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +266,9 @@ class Router(Protocol):
     async def peers(self) -> tuple[PeerState, ...]:
         """All neighbours, the site's too. Cheap: may be asked every second."""
 
+    async def close(self) -> None:
+        """Hang up; what FRR was told stays."""
+
     async def taken_up(self) -> frozenset[Network]:
         """The prefixes of ours that are in FRR's BGP table: kernel events that zebra lost show here. Not cheap."""
 
@@ -268,3 +283,6 @@ class Routes(Protocol):
         """Make it so, and read nothing back: `present` does. In `add`, a prefix that has another class changes it
         without a gap: the new route is there before the old one goes.
         """
+
+    async def close(self) -> None:
+        """The routes stay."""

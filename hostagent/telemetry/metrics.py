@@ -30,6 +30,26 @@ CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BgpSession:
+    """What is counted of one BGP session."""
+
+    peer: str
+    """The BGPPeer's name."""
+    neighbor: str
+    vrf: str
+    up: bool
+    bfd_up: bool | None
+    """None: no BFD with it."""
+    sent: int
+    """Prefixes that FRR announces to it."""
+    pending: int
+    """Prefixes that it shall hear, and FRR does not announce to it."""
+    received: int
+    updates_sent: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The agent at one moment. Counts are since it started, and never fall."""
 
@@ -63,8 +83,6 @@ class Snapshot:
     frames_failed: int
     """Frames that could not be sent: the interface was down or gone."""
     api_reachable: bool
-    certificate_ends: float | None
-    """Seconds since 1970, wall time. None: this host's credential is no certificate."""
     session_renewed_ago_s: float | None
     """None: this host's session was never renewed."""
     draining: bool
@@ -77,6 +95,13 @@ class Snapshot:
     config_errors: int
     """Objects of the configuration that are set aside."""
     config_warnings: int
+    bgp_sessions: tuple[BgpSession, ...] = ()
+    bgp_prefixes: int = 0
+    """Prefixes of this host that its routing daemon is given."""
+    bgp_missed: int = 0
+    """Prefixes that FRR had missed and was given again."""
+    bgp_repaired: int = 0
+    """Lines of FRR's configuration that somebody else had changed."""
 
 
 class Metrics(Collector):
@@ -112,9 +137,6 @@ def families(now: Snapshot) -> Iterator[Metric]:
     outcomes = _each({outcome: now.claim_writes.get(outcome, 0) for outcome in Write})
     yield _counter("claim_writes", "Claims written or deleted, by outcome.", outcomes, "outcome")
     yield _gauge("api_reachable", "1 while the Kubernetes API answers this host.", [((), now.api_reachable)])
-    if now.certificate_ends is not None:
-        ends = [((), now.certificate_ends)]
-        yield _gauge("certificate_expiry_timestamp_seconds", "When this host's certificate for the API ends.", ends)
     if now.session_renewed_ago_s is not None:
         age = [((), now.session_renewed_ago_s)]
         yield _gauge("session_renewed_ago_seconds", "Since this host's last sign of life that the API took.", age)
@@ -125,9 +147,32 @@ def families(now: Snapshot) -> Iterator[Metric]:
     yield _gauge("addresses_set_aside", "Addresses of pools that strangers use; on the allocator.", aside)
     faults = [(("error",), now.config_errors), (("warning",), now.config_warnings)]
     yield _gauge("config_faults", "Configuration objects in error, and warnings.", faults, "severity")
+    yield from _bgp(now)
 
 
 _Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _bgp(now: Snapshot) -> Iterator[Metric]:
+    """Names of the labels as in MetalLB's metrics; series only for this host's own peers."""
+    labels = ("peer", "neighbor", "vrf")
+    each = [((s.peer, s.neighbor, s.vrf), s) for s in now.bgp_sessions]
+    yield _gauge("bgp_prefixes", "Prefixes that this host advertises.", [((), now.bgp_prefixes)])
+    yield _counter("bgp_missed", "Prefixes that FRR had missed and was given again.", [((), now.bgp_missed)])
+    yield _counter("bgp_repaired", "Lines of FRR that somebody else had changed.", [((), now.bgp_repaired)])
+    yield _gauge("bgp_session_up", "1 while the session is established.", [(k, s.up) for k, s in each], *labels)
+    bfd = [(k, bool(s.bfd_up)) for k, s in each if s.bfd_up is not None]
+    yield _gauge("bfd_session_up", "1 while BFD with the peer is up.", bfd, *labels)
+    sent = [(k, s.sent) for k, s in each]
+    yield _gauge("bgp_announced_prefixes", "Prefixes that FRR announces to the peer.", sent, *labels)
+    pending = [(k, max(0, s.pending)) for k, s in each]
+    yield _gauge("bgp_pending_prefixes", "Prefixes for the peer that FRR does not announce.", pending, *labels)
+    received = [(k, s.received) for k, s in each]
+    yield _gauge("bgp_received_prefixes", "Prefixes that the peer announces; none is taken.", received, *labels)
+    updates = [(k, s.updates_sent) for k, s in each]
+    yield _counter("bgp_updates", "UPDATE messages sent to the peer, since bgpd started.", updates, *labels)
+    dropped = [(k, s.dropped) for k, s in each]
+    yield _counter("bgp_sessions_dropped", "Sessions lost, since bgpd started.", dropped, *labels)
 
 
 def _gauge(name: str, text: str, samples: _Samples, *labels: str) -> Metric:

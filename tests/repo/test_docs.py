@@ -12,10 +12,10 @@ import pytest
 
 from hostagent.core.candidates import WhyNot
 from hostagent.core.config.objects import KINDS
-from hostagent.edges.hostconfig import HostConfig, KubernetesConfig, LogConfig, MetricsConfig, SessionConfig
+from hostagent.edges.hostconfig import BgpConfig, HostConfig, KubernetesConfig, LogConfig, MetricsConfig, SessionConfig
 from hostagent.model.names import InterfaceName
 from hostagent.model.ownership import Why
-from hostagent.telemetry.metrics import families
+from hostagent.telemetry.metrics import BgpSession, families
 from tests.unit.builders import a_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,21 @@ def test_every_metric_is_explained_and_none_is_made_up() -> None:
     text = (ROOT / "docs" / "operate.md").read_text()
     section = text[text.index("## Metrics") : text.index("## Journal")]
     table, _, alerts = section.partition("### What to alert on")
-    snapshot = a_snapshot(moves={Why.FREE: 1}, held={ip_address("198.51.100.64"): InterfaceName("eth0")})
+    session = BgpSession(
+        peer="tor",
+        neighbor="192.0.2.1",
+        vrf="",
+        up=True,
+        bfd_up=True,
+        sent=1,
+        pending=0,
+        received=0,
+        updates_sent=1,
+        dropped=0,
+    )
+    snapshot = a_snapshot(
+        moves={Why.FREE: 1}, held={ip_address("198.51.100.64"): InterfaceName("eth0")}, bgp_sessions=(session,)
+    )
     samples = [sample for family in families(snapshot) for sample in family.samples]
     rows = re.finditer(r"^\| `(?P<name>hostagent_\w+)(?:\{(?P<labels>[\w, ]+)\})?` \|", table, re.MULTILINE)
     explained = {row["name"]: set((row["labels"] or "").split(", ")) - {""} for row in rows}
@@ -138,6 +152,6 @@ def test_every_metric_is_explained_and_none_is_made_up() -> None:
 
 def test_every_key_of_the_host_configuration_and_every_kind_is_explained() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
-    structs = (HostConfig, KubernetesConfig, SessionConfig, LogConfig, MetricsConfig)
+    structs = (HostConfig, KubernetesConfig, SessionConfig, LogConfig, MetricsConfig, BgpConfig)
     keys = {name for struct in structs for name in struct.__struct_fields__} | set(KINDS)
     assert [key for key in keys if f"`{key}`" not in text and f"`[{key}]`" not in text] == []

@@ -8,6 +8,7 @@ from hostagent.core.config import schema
 from hostagent.core.config.decode import Finding
 from hostagent.core.config.selectors import check_selectors
 from hostagent.core.config.values import check_community, parse_duration_s, parse_ip
+from hostagent.model.bgp import why_unusable
 
 
 def check_bgp_peer(spec: schema.BGPPeer) -> Iterator[Finding]:
@@ -17,6 +18,8 @@ def check_bgp_peer(spec: schema.BGPPeer) -> Iterator[Finding]:
     yield from check_selectors(spec.node_selectors, "spec.nodeSelectors")
     if spec.password and spec.password_secret and spec.password_secret.name:
         yield Finding("spec.password", "is set, and so is passwordSecret.name; remove one, best the password")
+    if spec.password and (why := why_unusable(spec.password)):
+        yield Finding("spec.password", f"{why}, which FRR does not take; choose another")
     if spec.disable_mp:
         yield Finding("spec.disableMP", "has no effect; remove it", warning=True)
 

@@ -1,0 +1,68 @@
+"""What FRR says of our sessions, and what became different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hostagent.agent.clock import now
+from hostagent.model.bgp import Peer, PeerState, SessionState
+from hostagent.model.names import Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """A session, or its BFD, came up or went down."""
+
+    of: Literal["session", "bfd"]
+    peer: str
+    message: str
+    good: bool
+
+
+class PeerStates:
+    """The last known state of each of our peers."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, PeerState] = {}
+        """By the name of the BGPPeer."""
+        self.since: dict[str, Instant] = {}
+        """When the session came up or went down, as far as this life of the agent saw it."""
+
+    def take(self, states: Sequence[PeerState], peers: Iterable[Peer]) -> list[Happened]:
+        """Take in what FRR says now; what changed. At the first look, only sessions that are down are worth a word."""
+        found = {(state.vrf, state.neighbor): state for state in states}
+        happened: list[Happened] = []
+        at = now()
+        present: dict[str, PeerState] = {}
+        for peer in peers:
+            state = found.get((peer.vrf, peer.neighbor))
+            if state is None:
+                continue
+            present[peer.name] = state
+            before = self.of.get(peer.name)
+            up, was = _up(state), before is not None and _up(before)
+            if state.for_s is not None and up:
+                self.since[peer.name] = Instant(at - state.for_s)
+            elif up != was or peer.name not in self.since:
+                self.since[peer.name] = at
+            if up and not was:
+                message = f"the session with {peer.name} ({peer.neighbor}) is established"
+                happened.append(Happened(of="session", peer=peer.name, message=message, good=True))
+            elif was and not up:
+                why = f": {state.last_reset}" if state.last_reset else ""
+                message = f"the session with {peer.name} ({peer.neighbor}) is lost, {state.state}{why}"
+                happened.append(Happened(of="session", peer=peer.name, message=message, good=False))
+            if before is not None and state.bfd != before.bfd and "up" in (state.bfd, before.bfd):
+                good = state.bfd == "up"
+                message = f"BFD with {peer.name} ({peer.neighbor}) is {state.bfd or 'off'}"
+                happened.append(Happened(of="bfd", peer=peer.name, message=message, good=good))
+        self.of = present
+        for name in self.since.keys() - present.keys():
+            del self.since[name]
+        return happened
+
+
+def _up(state: PeerState) -> bool:
+    return state.state is SessionState.ESTABLISHED
