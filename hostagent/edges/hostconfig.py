@@ -86,7 +86,7 @@ class BgpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     graceful_shutdown_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
     """Between GRACEFUL_SHUTDOWN (RFC 8326) and withdrawing, at a drain or stop: time for routers to turn elsewhere."""
     frr_run_dir: str = "/run/frr"
-    frr_file: str = "/etc/frr/hostagent.conf"
+    frr_file: str = "/var/lib/hostagent/frr.conf"
     """What FRR restarts into, beside the site's own file."""
 
 
