@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterable, Mapping
 
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.pool_news import PoolNews
 from hostagent.agent.reports import AllocatorReports
 from hostagent.agent.survey import Ask, SetAside, Survey
 from hostagent.agent.vetting import Vetting
 from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.election import Ballot, Seat, elect
-from hostagent.edges.kube.events import Events, about_resource, about_service
+from hostagent.core.requests import PREFIXES, deprecated
+from hostagent.edges.kube.events import Events, about_service
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
-from hostagent.model.cluster import Service
+from hostagent.model.cluster import POOL_ANNOTATION, Service
 from hostagent.model.errors import EdgeError, InvariantError
 from hostagent.model.names import IP, Instant, Mac, NodeName, ServiceKey
 from hostagent.model.ownership import Claim, Write
 from hostagent.telemetry.journal import say, warn
 
+PREFIX, OLD_PREFIX = PREFIXES
 FENCE_MARGIN_S = 4.0
 """Before its session could expire the holder stops writing: a write's timeout, its read-back, and a second."""
 WRITES_AT_ONCE = 16
@@ -69,6 +72,9 @@ class Allocator:
         """When this host's session gets too old for writing as allocator, as of the last turn."""
         self._claim: Claim | None = None
         self._open_since: Instant | None = None
+        self._newly = False
+        """This host asked for the seat: before it uses it, it reads what the one before wrote."""
+        self._reading: int | None = None
         self._seat_write: asyncio.Task[None] | None = None
         self._writes: dict[ServiceKey, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(WRITES_AT_ONCE)
@@ -81,6 +87,9 @@ class Allocator:
         """Since when something has changed that the counters do not say."""
         self.pending: dict[ServiceKey, str] = {}
         """Services without an address, and why."""
+        self._incomplete: set[ServiceKey] = set()
+        """Services that would like an address of the other family, too."""
+        self._news = PoolNews(cluster, events)
 
     @property
     def leads(self) -> bool:
@@ -140,11 +149,17 @@ class Allocator:
         fenced = at > self._fence_at
         wake_at = ballot.wake_at
         if ballot.seat is Seat.LEAD and not fenced:
-            self._term = self._term or self._lead()
-            wake_at = self._allocate(self._term, at)
+            if self._term is None and self._knows_all():
+                self._term = self._lead()
+            if self._term is not None:
+                wake_at = self._allocate(self._term, at)
         elif self._term is not None:
             self._step_down("its session could not be renewed in time" if fenced else "another host takes over")
-        if ballot.seat in (Seat.TAKE, Seat.GIVE) and self._seat_write is None and not fenced:
+        may_write = self._seat_write is None and not fenced
+        if ballot.seat is Seat.GIVE and self._writes:
+            may_write = False  # the next one must find them done
+        if ballot.seat in (Seat.TAKE, Seat.GIVE) and may_write:
+            self._newly, self._reading = ballot.seat is Seat.TAKE, None
             self._seat_write = asyncio.create_task(self._write_seat(ballot))
         return wake_at
 
@@ -168,9 +183,24 @@ class Allocator:
             self._seat_write = None
             self._wake()
 
+    def _knows_all(self) -> bool:
+        """Whether everything that an allocator before this one wrote is known here: a watch may lag behind it.
+
+        So all Services are read once more after the seat was won; by then the API lets only this host write them.
+        """
+        if not self._newly:
+            return True
+        services = self._cluster.services
+        if self._reading is None:
+            self._reading = services.relist()
+        if services.answered < self._reading:
+            return False
+        self._newly, self._reading = False, None
+        return True
+
     def _lead(self) -> Vetting:
         say("allocator.begun", f"{self._me} allocates addresses from now on")
-        ledger = Ledger(load_balancer_class=self._class)
+        ledger = Ledger(load_balancer_class=self._class, now=now())
         self._take_config(ledger)
         services = self._cluster.services.items
         for service in services.values():
@@ -200,6 +230,8 @@ class Allocator:
         self._reports, self._reporting = None, None
         self._term = None
         self.pending.clear()
+        self._incomplete.clear()
+        self._news.forget()
         self._echoes.clear()
         self._again.clear()
 
@@ -207,6 +239,7 @@ class Allocator:
 
     def _allocate(self, term: Vetting, at: Instant) -> Instant | None:
         ledger = term.ledger
+        ledger.now = at
         term.try_again(at)
         keys = self._cluster.changed_services
         self._cluster.changed_services = set()
@@ -215,12 +248,12 @@ class Allocator:
         configured = self._take_config(ledger)
         if configured:
             keys |= self._cluster.services.items.keys()
-            self._tell_faults()
+            self._news.tell(ledger)
         freed = False
         for key in sorted(keys):
             freed |= self._take_note(term, key, at)
         if freed:
-            keys |= self.pending.keys()
+            keys |= self._waiting()
         for key in self._order(keys):
             service = self._cluster.services.items.get(key)
             if service is not None and not self._under_way(term, key) and key not in self._echoes:
@@ -244,10 +277,11 @@ class Allocator:
         return None
 
     def _take_config(self, ledger: Ledger) -> bool:
-        namespaces = self._cluster.namespaces.items
-        if ledger.config is self._cluster.config and ledger.namespaces == namespaces:
+        namespaces, reserved = self._cluster.namespaces.items, self._cluster.reserved
+        same = ledger.config is self._cluster.config and ledger.reserved == reserved
+        if same and ledger.namespaces == namespaces:
             return False
-        ledger.config, ledger.namespaces = self._cluster.config, dict(namespaces)
+        ledger.config, ledger.namespaces, ledger.reserved = self._cluster.config, dict(namespaces), reserved
         return True
 
     def _take_note(self, term: Vetting, key: ServiceKey, at: Instant) -> bool:
@@ -257,6 +291,7 @@ class Allocator:
         if service is None or service.type != "LoadBalancer" or service.deleted:
             self._echoes.pop(key, None)
             self.pending.pop(key, None)
+            self._incomplete.discard(key)
             term.drop(key)
             return term.ledger.forget(key)
         if self._under_way(term, key):
@@ -279,7 +314,11 @@ class Allocator:
 
     def _room(self) -> None:
         """An address that was set aside is free: it may be what somebody waits for."""
-        self._cluster.changed_services |= self.pending.keys() | self._again.keys()
+        self._cluster.changed_services |= self._waiting() | self._again.keys()
+
+    def _waiting(self) -> set[ServiceKey]:
+        """Services that may get what others free."""
+        return self.pending.keys() | self._incomplete
 
     def _order(self, keys: Iterable[ServiceKey]) -> list[ServiceKey]:
         """Those that have addresses first: they keep them before anybody gets one."""
@@ -288,6 +327,9 @@ class Allocator:
 
     def _carry_out(self, term: Vetting, service: Service, decision: Decision, at: Instant) -> None:
         key = service.key
+        self._incomplete.discard(key)
+        if decision.incomplete:
+            self._incomplete.add(key)
         if decision.waits_for:
             self._again[key] = term.wait_for(decision.waits_for, at)
         match decision.outcome:
@@ -310,10 +352,12 @@ class Allocator:
                 term.propose(service, decision)
 
     def _status_differs(self, service: Service, decision: Decision) -> bool:
-        """Addresses that somebody else assigned, or an older version of us, lack the mode that kube-proxy needs."""
-        return any(mode != "VIP" for mode in service.ip_modes) or service.assigned != tuple(
-            str(ip) for ip in decision.addresses
-        )
+        """Addresses that somebody else assigned, or an older version of us, lack the mode that kube-proxy needs; and a
+        pool may have been renamed, or split.
+        """
+        renamed = bool(decision.pool) and service.annotations.get(POOL_ANNOTATION) != decision.pool
+        mode_is_missing = any(mode != "VIP" for mode in service.ip_modes)
+        return renamed or mode_is_missing or service.assigned != tuple(str(ip) for ip in decision.addresses)
 
     def _write(self, service: Service, decision: Decision) -> None:
         self._writes[service.key] = asyncio.create_task(self._write_status(self._term, service, decision))
@@ -345,12 +389,16 @@ class Allocator:
     def _told(self, service: Service, decision: Decision) -> None:
         key = service.key
         if set(service.assigned) - {str(ip) for ip in decision.addresses}:  # what it had is free now
-            self._cluster.changed_services |= self.pending.keys()
-        if decision.addresses:
+            self._cluster.changed_services |= self._waiting()
+        if decision.addresses or service.type != "LoadBalancer":
             self.pending.pop(key, None)
         else:
             self.pending[key] = decision.message
-        if decision.event:
+        if old := deprecated(service):
+            names = ", ".join(f"{OLD_PREFIX}/{name}" for name in old)
+            message = f"{names}: this prefix is MetalLB's old one, and still read; write {PREFIX}/ instead"
+            self._events.emit(about_service(service), reason="deprecatedAnnotation", message=message, warning=True)
+        if decision.event and decision.outcome is not Outcome.KEEP:
             vips = " ".join(map(str, decision.addresses))
             say("service.assigned", f"{key}: {decision.message}", service=key, vip=vips, pool=decision.pool)
             self._event(service, decision)
@@ -362,13 +410,3 @@ class Allocator:
             message=decision.message,
             warning=decision.outcome in (Outcome.PENDING, Outcome.CLEAR) or decision.event == "LoadBalancerFailed",
         )
-
-    def _tell_faults(self) -> None:
-        """Faults of the configuration, as events on the objects: the allocator speaks for all hosts."""
-        resources = {r.key: r for informer in self._cluster.resources.values() for r in informer.items.values()}
-        for fault in self._cluster.config.faults:
-            resource = resources.get((fault.kind, fault.namespace, fault.name))
-            if resource is not None:
-                reason = "ConfigurationWarning" if fault.warning else "ConfigurationInvalid"
-                message = f"{fault.field}: {fault.message}"
-                self._events.emit(about_resource(resource), reason=reason, message=message, warning=True)

@@ -11,12 +11,14 @@ from typing import Any
 from hostagent.core.candidates import Use
 from hostagent.core.config.bgp import Secrets
 from hostagent.core.config_set import build
+from hostagent.core.reserved import Reserved, reserved_by
 from hostagent.edges.kube.decode import (
     ObjectKey,
     node_name,
     object_key,
     service_key,
     to_namespace_labels,
+    to_networks,
     to_node,
     to_resource,
     to_service,
@@ -26,7 +28,7 @@ from hostagent.edges.kube.informer import Informer
 from hostagent.edges.kube.lease_objects import Lease, to_lease
 from hostagent.edges.kube.transport import Api
 from hostagent.model.cluster import ConfigSet, Node, Resource, Service
-from hostagent.model.names import IP, Labels, NodeName, ServiceKey
+from hostagent.model.names import IP, Labels, Network, NodeName, ServiceKey
 
 CONFIG_KINDS = ("ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities")
 VERSIONS = {"bgppeers": "v1beta2"}
@@ -54,6 +56,13 @@ class Cluster:
         self.services = Informer(api, "/api/v1/services", decode=to_service, key=service_key)
         self.slices = Informer(api, "/apis/discovery.k8s.io/v1/endpointslices", decode=to_slice, key=object_key)
         self.nodes = Informer(api, "/api/v1/nodes", decode=to_node, key=node_name)
+        self.service_networks = Informer(
+            api,
+            "/apis/networking.k8s.io/v1/servicecidrs",
+            decode=to_networks,
+            key=lambda _, name: name,
+            optional=True,  # since Kubernetes 1.33
+        )
         self.namespaces = Informer(api, "/api/v1/namespaces", decode=to_namespace_labels, key=lambda _, name: name)
         leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self.leases = Informer(api, leases, decode=to_lease, key=lambda _, name: name)
@@ -70,6 +79,7 @@ class Cluster:
         self.config = last_good
         self.secrets: Secrets = {}
         """The passwords that BGPPeers name, or why there is none."""
+        self._reserved: Reserved | None = None
         self._users: dict[IP, set[ServiceKey]] = {}
         self._vips_of: dict[ServiceKey, frozenset[IP]] = {}
         self.users_version = 0
@@ -87,6 +97,7 @@ class Cluster:
         yield self.services.run(self._service, self._wake)
         yield self.slices.run(self._slice, self._wake)
         yield self.nodes.run(self._node, self._wake)
+        yield self.service_networks.run(self._service_network, self._wake)
         yield self.namespaces.run(self._namespace_labels, self._wake)
         yield self.leases.run(self._lease, self._leases_listed)
         for informer in self.resources.values():
@@ -98,6 +109,7 @@ class Cluster:
             self.services,
             self.slices,
             self.nodes,
+            self.service_networks,
             self.namespaces,
             self.leases,
             *self.resources.values(),
@@ -127,6 +139,14 @@ class Cluster:
     def vips(self) -> frozenset[IP]:
         """All addresses that Services of ours have."""
         return frozenset(self._users)
+
+    @property
+    def reserved(self) -> Reserved:
+        """What the cluster itself uses; the same object until that changes."""
+        if self._reserved is None:
+            networks = [each for cidrs in self.service_networks.items.values() for each in cidrs]
+            self._reserved = reserved_by(self.nodes.items.values(), sorted(networks, key=str))
+        return self._reserved
 
     def node(self, name: NodeName) -> Node | None:
         return self.nodes.items.get(name)
@@ -174,6 +194,11 @@ class Cluster:
 
     def _node(self, _: NodeName, __: Node | None) -> None:
         self.nodes_changed = True
+        self._reserved = None
+        self._wake()
+
+    def _service_network(self, _: str, __: tuple[Network, ...] | None) -> None:
+        self._reserved = None
         self._wake()
 
     def _namespace_labels(self, _: str, __: Labels | None) -> None:

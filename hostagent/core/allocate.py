@@ -7,23 +7,20 @@ in changes nothing (a fix-point), so a restart, a relist or an allocator that ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hostagent.core.occupancy import Occupancy, Tenancy
-from hostagent.core.requests import Request, RequestError, annotation, request_of
+from hostagent.core.requests import Request, RequestError, request_of
+from hostagent.core.stock import Stock, join, tenancy_of
 from hostagent.model.cluster import (
-    ConfigSet,
+    POOL_ANNOTATION,
     Family,
     FamilyPolicy,
     Pool,
     Service,
-    TrafficPolicy,
-    any_matches,
     family_of,
 )
-from hostagent.model.errors import InvariantError
-from hostagent.model.names import IP, Labels, ServiceKey
+from hostagent.model.names import IP, ServiceKey
 
 
 class Outcome(StrEnum):
@@ -50,16 +47,15 @@ class Decision:
     message: str = ""
     waits_for: tuple[IP, ...] = ()
     """Addresses that the Service asks for by name and that are set aside: worth asking about again."""
+    incomplete: bool = False
+    """It has one family and would like the other, too: worth another decision when something is freed."""
 
 
 @dataclass(slots=True)
-class Ledger:
+class Ledger(Stock):
     """Who has which address, and what everybody else may get."""
 
     load_balancer_class: str | None = None
-    config: ConfigSet = field(default_factory=ConfigSet)
-    namespaces: Mapping[str, Labels] = field(default_factory=dict)
-    _occupancy: Occupancy = field(default_factory=Occupancy)
 
     def ours(self, service: Service) -> bool:
         """Whether this allocator answers for the Service: its type, and its class equal to the configured one."""
@@ -75,10 +71,12 @@ class Ledger:
         True if that may have made room for a Service that waits.
         """
         addresses = service.addresses if service.type == "LoadBalancer" else ()
-        return self._occupancy.occupy(service.key, addresses, _tenancy(service))
+        self._occupancy.wake(self.now)
+        return self._occupancy.occupy(service.key, addresses, tenancy_of(service))
 
     def forget(self, key: ServiceKey) -> bool:
         """The Service is gone. True if that may have made room for a Service that waits."""
+        self._occupancy.wake(self.now)
         return self._occupancy.vacate(key)
 
     def set_aside(self, ip: IP, user: str) -> None:
@@ -112,9 +110,13 @@ class Ledger:
         faulty, nothing is taken from anybody for being in no pool.
         """
         if not self.ours(service):
-            return Decision(outcome=Outcome.LEAVE)
+            left_over = (
+                service.type != "LoadBalancer" and not service.deleted and POOL_ANNOTATION in service.annotations
+            )
+            return Decision(outcome=Outcome.CLEAR if left_over else Outcome.LEAVE)
+        self._occupancy.wake(self.now)
         decision = self._decide(service)
-        self._occupancy.occupy(service.key, decision.addresses, _tenancy(service))
+        self._occupancy.occupy(service.key, decision.addresses, tenancy_of(service))
         self._occupancy.settle(service.key)
         return decision
 
@@ -131,7 +133,10 @@ class Ledger:
             request = request_of(service)
         except RequestError as fault:
             return self._refuse(service, held, wanted, str(fault))
-        barred = {ip: user for ip in request.addresses if ip not in held and (user := self._occupancy.why_barred(ip))}
+        fresh = [ip for ip in request.addresses if ip not in held]
+        if closed := [f"{ip} asked for, but {user} has it" for ip in fresh if (user := self.why_closed(ip))]:
+            return self._refuse(service, held, wanted, f"{'; '.join(closed)}: ask for another address")
+        barred = {ip: user for ip in fresh if (user := self._occupancy.why_barred(ip))}
         if barred:
             taken = "; ".join(f"{ip} asked for, but {user} answers for it" for ip, user in barred.items())
             refusal = self._refuse(service, held, wanted, f"{taken}: stop that, or ask for another address")
@@ -140,18 +145,16 @@ class Ledger:
         if held and not objection:
             return self._keep(service, held, wanted, request)
         self._occupancy.vacate(service.key)  # what it had is free for itself, too
-        found = self._find(service, wanted, request)
+        found = self._find(service, held, wanted, request)
         if isinstance(found, str):
             if held:
-                return _without(held, "ClearAssignment", f"{_join(held)} is taken back: {objection}; and {found}")
+                return _without(held, "ClearAssignment", f"{join(held)} is taken back: {objection}; and {found}")
             return _without(held, "AllocationFailed", found)
-        addresses, pool = found
-        message = f"assigned {_join(addresses)} from pool {pool.name}"
+        pool = self.pools_of(found)
+        message = f"assigned {join(found)} from pool {pool}"
         if objection:
-            message = f"{message} in place of {_join(held)}: {objection}"
-        return Decision(
-            outcome=Outcome.ASSIGN, addresses=addresses, pool=pool.name, event="IPAllocated", message=message
-        )
+            message = f"{message} in place of {join(held)}: {objection}"
+        return Decision(outcome=Outcome.ASSIGN, addresses=found, pool=pool, event="IPAllocated", message=message)
 
     def _refuse(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], fault: str) -> Decision:
         """The request cannot be met, for a reason that may pass or was not meant: nonsense, or a stranger's address.
@@ -162,28 +165,39 @@ class Ledger:
         if not held:
             return _without(held, "AllocationFailed", fault)
         if objection:
-            return _without(held, "ClearAssignment", f"{_join(held)} is taken back: {objection}; and {fault}")
-        pool = self.config.pool_of(held[0])
+            return _without(held, "ClearAssignment", f"{join(held)} is taken back: {objection}; and {fault}")
         return Decision(
             outcome=Outcome.KEEP,
             addresses=held,
-            pool=pool.name if pool else "",
+            pool=self.pools_of(held),
             event="LoadBalancerFailed",
             message=fault,
         )
 
     def _keep(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> Decision:
-        pool = self.config.pool_of(held[0])
-        missing = [family for family in wanted if family not in map(family_of, held)]
-        name = pool.name if pool else ""
-        if pool is None or not missing or request.addresses:
+        pool, name = self.config.pool_of(held[0]), self.pools_of(held)
+        missing = next((family for family in wanted if family not in map(family_of, held)), None)
+        if pool is None or missing is None or request.addresses:
             return Decision(outcome=Outcome.KEEP, addresses=held, pool=name)
-        added = self._first_free(service, pool, missing[0])
+        sources = self.sources(pool, missing, service)
+        if not sources:
+            return Decision(outcome=Outcome.KEEP, addresses=held, pool=name)
+        added = self.first_of(service, sources, missing, ())
         if added is None:
-            return Decision(outcome=Outcome.KEEP, addresses=held, pool=name)
+            message = f"{self.exhausted((missing,), sources)}; it keeps {join(held)} until then"
+            return Decision(
+                outcome=Outcome.KEEP,
+                addresses=held,
+                pool=name,
+                event="AdditionalAssignFailed",
+                message=message,
+                incomplete=True,
+            )
         both = tuple(sorted((*held, added), key=lambda ip: wanted.index(family_of(ip))))
-        message = f"assigned {added} from pool {name} as the second family"
-        return Decision(outcome=Outcome.ASSIGN, addresses=both, pool=name, event="IPAllocated", message=message)
+        message = f"assigned {added} from pool {self.pools_of([added])} as the second family"
+        return Decision(
+            outcome=Outcome.ASSIGN, addresses=both, pool=self.pools_of(both), event="IPAllocated", message=message
+        )
 
     def _objection(self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request) -> str:
         """Why the Service may not keep what it has; empty if it may."""
@@ -191,13 +205,17 @@ class Ledger:
         if len(set(families)) != len(families):
             return "two addresses of one family"
         if not set(families) <= set(wanted):
-            return f"the Service's cluster IPs are {_join(wanted)}"
+            return f"the Service's cluster IPs are {join(wanted)}"
         if len(families) < len(wanted) and service.family_policy is FamilyPolicy.REQUIRE_DUAL:
             return "RequireDualStack needs an address of each family"
         if request.addresses and set(request.addresses) != set(held):
-            return f"the Service asks for {_join(request.addresses)}"
+            return f"the Service asks for {join(request.addresses)}"
         complaints = (self._complaint(service, ip, request) for ip in held)
-        return next(filter(None, complaints), "")
+        if complaint := next(filter(None, complaints), ""):
+            return complaint
+        if request.pool and self.pools_of(held) and request.pool not in self.pools_of(held).split(","):
+            return f"the Service asks for pool {request.pool}"
+        return ""
 
     def _complaint(self, service: Service, ip: IP, request: Request) -> str:
         """Why the Service may not keep this one of its addresses; empty if it may."""
@@ -207,131 +225,86 @@ class Ledger:
         if pool is not None:
             if not pool.covers(ip):
                 return f"pool {pool.name} has avoidBuggyIPs, which rules out {ip}"
-            if refusal := self._refusal(pool, service):
+            if refusal := self.refusal(pool, service):
                 return refusal
-            if request.pool and pool.name != request.pool:
+            if request.pool and not self.is_or_pairs_with(pool, request.pool):
                 return f"the Service asks for pool {request.pool}"
-        for rival in self._rivals(ip, service):
+        for rival in self.rivals(ip, service):
             if self._occupancy.has_precedence(rival, service.key):
                 return f"{rival} uses {ip} too and they may not share it"
         return ""
 
-    def _find(self, service: Service, wanted: Sequence[Family], request: Request) -> tuple[tuple[IP, ...], Pool] | str:
-        """Addresses for the Service and their pool, or why there are none."""
+    def _find(
+        self, service: Service, held: tuple[IP, ...], wanted: Sequence[Family], request: Request
+    ) -> tuple[IP, ...] | str:
+        """Addresses for the Service, or why there are none."""
         if request.addresses:
             return self._find_requested(service, wanted, request)
         if request.pool:
             pool = next((pool for pool in self.config.pools if pool.name == request.pool), None)
             if pool is None:
                 return f'the Service asks for pool "{request.pool}", which does not exist'
-            if refusal := self._refusal(pool, service):
+            if refusal := self.refusal(pool, service):
                 return refusal
-            pools: Sequence[Pool] = (pool,)
-        else:
-            pools = self._automatic(service)
-            if not pools:
-                return "no pool gives addresses to this Service by itself: see autoAssign and serviceAllocation"
-        return self._find_in(service, wanted, pools)
+            return self._find_in(service, held, wanted, (pool,), by_name=True)
+        pools = self.automatic(service)
+        if not pools:
+            return "no pool gives addresses to this Service by itself: see autoAssign and serviceAllocation"
+        return self._find_in(service, held, wanted, pools)
 
     def _find_in(
-        self, service: Service, wanted: Sequence[Family], pools: Sequence[Pool]
-    ) -> tuple[tuple[IP, ...], Pool] | str:
+        self,
+        service: Service,
+        held: tuple[IP, ...],
+        wanted: Sequence[Family],
+        pools: Sequence[Pool],
+        *,
+        by_name: bool = False,
+    ) -> tuple[IP, ...] | str:
+        """The first pool, with its partners if it has any, that can give what is wanted.
+
+        What the Service had before, it gets again where it may have it.
+        """
         for pool in pools:
-            picked = [self._first_free(service, pool, family) for family in wanted]
+            if pool.families.isdisjoint(wanted):
+                continue
+            sources = {family: self.sources(pool, family, service, by_name=by_name) for family in wanted}
+            picked = [self.first_of(service, sources[family], family, held) for family in wanted]
             if all(ip is not None for ip in picked):
-                return tuple(ip for ip in picked if ip is not None), pool
+                return tuple(ip for ip in picked if ip is not None)
         if service.family_policy is FamilyPolicy.PREFER_DUAL:
             for family in wanted:
-                for pool in pools:
-                    ip = self._first_free(service, pool, family)
-                    if ip is not None:
-                        return (ip,), pool
-        names = _join(pool.name for pool in pools)
-        together = " together" if len(wanted) > 1 else ""
-        aside = sum(self._occupancy.barred_in(pool) for pool in pools)
-        besides = f" ({aside} set aside, as other machines answer for them)" if aside else ""
-        return f"no free {' and '.join(wanted)} address{together} in {names}{besides}: free one, or enlarge a pool"
+                ip = self.first_of(service, pools, family, held)
+                if ip is not None:
+                    return (ip,)
+        return self.exhausted(wanted, pools)
 
-    def _find_requested(
-        self, service: Service, wanted: Sequence[Family], request: Request
-    ) -> tuple[tuple[IP, ...], Pool] | str:
+    def _find_requested(self, service: Service, wanted: Sequence[Family], request: Request) -> tuple[IP, ...] | str:
         asked = request.addresses
         if sorted(map(family_of, asked)) != sorted(wanted):
-            return f"{_join(asked)} asked for, but the Service's families are {_join(wanted)}: ask for one of each"
+            return f"{join(asked)} asked for, but the Service's families are {join(wanted)}: ask for one of each"
         pool = self.config.pool_of(asked[0])
         for ip in asked:
             own = self.config.pool_of(ip)
-            if own is None:
-                return f"{ip} asked for, but no pool has it"
-            if own is not pool:
-                return f"{_join(asked)} asked for, but they are in different pools"
+            if own is None or pool is None:
+                return f"{ip if own is None else asked[0]} asked for, but no pool has it"
+            if own is not pool and not own.pairs_with(pool):
+                return f"{join(asked)} asked for, but they are in different pools"
             if not own.covers(ip):
                 return f"{ip} asked for, but pool {own.name} has avoidBuggyIPs"
-            if request.pool and own.name != request.pool:
+            if request.pool and not self.is_or_pairs_with(own, request.pool):
                 return f"{ip} asked for, but it is in pool {own.name} and pool {request.pool} is asked for too"
-            if refusal := self._refusal(own, service):
+            if refusal := self.refusal(own, service):
                 return refusal
-            if rivals := self._rivals(ip, service):
+            if rivals := self.rivals(ip, service):
                 return f"{ip} asked for, but {rivals[0]} has it"
-        if pool is None:
-            raise InvariantError("a request for addresses names at least one")
-        return asked, pool
-
-    # What a pool has, and for whom
-
-    def _automatic(self, service: Service) -> list[Pool]:
-        """Pools in the order in which they are tried: those pinned to the Service by priority, then the common ones."""
-        usable = [pool for pool in self.config.pools if pool.auto_assign and not self._refusal(pool, service)]
-        pinned = [pool for pool in usable if pool.allocation is not None]
-        pinned.sort(key=_priority)
-        return [*pinned, *(pool for pool in usable if pool.allocation is None)]
-
-    def _refusal(self, pool: Pool, service: Service) -> str:
-        """Why the pool is not for this Service; empty if it is.
-
-        A namespace selector that matches no namespace matches none: it never opens the pool to all.
-        """
-        terms = pool.allocation
-        if terms is None:
-            return ""
-        namespace = service.key.namespace
-        if terms.namespaces or terms.namespace_selectors:
-            labels = self.namespaces.get(namespace, {})
-            selected = bool(terms.namespace_selectors) and any_matches(terms.namespace_selectors, labels)
-            if namespace not in terms.namespaces and not selected:
-                return f"pool {pool.name} is not for namespace {namespace}"
-        if not any_matches(terms.service_selectors, service.labels):
-            return f"pool {pool.name} is for Services with other labels"
-        return ""
-
-    def _first_free(self, service: Service, pool: Pool, family: Family) -> IP | None:
-        """The lowest address of the pool, range by range, that is free or may be shared with its users."""
-        ranges = (addresses for addresses in pool.ranges if family_of(addresses.first) is family)
-        found = (self._occupancy.first_free(each, pool, service.key, _tenancy(service)) for each in ranges)
-        return next((ip for ip in found if ip is not None), None)
-
-    def _rivals(self, ip: IP, service: Service) -> list[ServiceKey]:
-        return self._occupancy.rivals(ip, service.key, _tenancy(service))
+        if request.pool and request.pool not in self.pools_of(asked).split(","):
+            return f"{join(asked)} asked for, but pool {request.pool}, which is asked for too, has none of them"
+        return asked
 
     def _pools_set_aside(self) -> bool:
         return any(fault.kind == "IPAddressPool" and not fault.warning for fault in self.config.faults)
 
 
-def _tenancy(service: Service) -> Tenancy:
-    backend = ""
-    if service.traffic_policy is TrafficPolicy.LOCAL:  # its traffic is dropped where its own Pods are not
-        backend = "local:" + ",".join(f"{k}={v}" for k, v in sorted(service.selector.items()))
-    return Tenancy(sharing_key=annotation(service, "allow-shared-ip"), backend=backend, ports=frozenset(service.ports))
-
-
-def _priority(pool: Pool) -> tuple[bool, int, str]:
-    priority = pool.allocation.priority if pool.allocation else 0
-    return (priority == 0, priority, pool.name)
-
-
 def _without(held: tuple[IP, ...], event: str, message: str) -> Decision:
     return Decision(outcome=Outcome.CLEAR if held else Outcome.PENDING, event=event, message=message)
-
-
-def _join(things: Iterable[object]) -> str:
-    return ", ".join(str(thing) for thing in things)

@@ -20,6 +20,7 @@ from hostagent.core.config.decode import Finding
 from hostagent.core.config.objects import STATUS_KINDS, Judged, fault, is_ours, judge
 from hostagent.core.config.pools import to_pool
 from hostagent.core.config.selectors import to_selectors
+from hostagent.core.config.switches import PARTNER
 from hostagent.model.bgp import BgpConfig
 from hostagent.model.cluster import AddressRange, ConfigSet, Fault, L2Advertisement, Pool, Resource, any_matches
 from hostagent.model.names import Labels
@@ -88,6 +89,8 @@ def build(
     advertised = {key: _reach(in_force[key].spec, known) for key in in_force if key[0].endswith("Advertisement")}
     covered = frozenset().union(*advertised.values())
     _note(found, current, {key: _unadvertised(key[2], covered) for key in pools})
+    by_name = {key[2]: pools[key].pool for key in pools}
+    _note(found, current, {key: _unpaired(pools[key].pool, by_name, namespace) for key in pools})
 
     return ConfigSet(
         pools=tuple(pools[key].pool for key in sorted(pools)),
@@ -284,6 +287,21 @@ def _unadvertised(pool: str, covered: frozenset[str]) -> Iterator[Finding]:
             "no L2Advertisement or BGPAdvertisement includes this pool, so no host answers for its addresses; add one"
         )
         yield Finding("metadata.name", message, warning=True)
+
+
+def _unpaired(pool: Pool, pools: Mapping[str, Pool], namespace: str) -> Iterator[Finding]:
+    """A partner that cannot give the other family: it may come or change later, so this is no error."""
+    field, partner = f"metadata.annotations[{PARTNER}]", pools.get(pool.partner)
+    if not pool.partner:
+        return
+    if pool.partner == pool.name:
+        yield Finding(field, "names this pool itself; name the one that has the other family", warning=True)
+    elif partner is None:
+        message = f'there is no IPAddressPool "{pool.partner}" in {namespace}; correct the name or create the pool'
+        yield Finding(field, message, warning=True)
+    elif not partner.families - pool.families and not pool.families - partner.families:
+        message = f"IPAddressPool {partner.name} has the same families as this one, so neither adds to the other"
+        yield Finding(field, message, warning=True)
 
 
 def _l2_advertisements(

@@ -10,6 +10,7 @@ from hostagent.model.names import IP
 
 PREFIXES = ("metallb.io", "metallb.universe.tf")
 """MetalLB's annotation prefixes, the present one before the old one."""
+REQUESTS = ("loadBalancerIPs", "address-pool", "allow-shared-ip")
 
 
 class RequestError(ValueError):
@@ -25,6 +26,11 @@ class Request:
 def annotation(service: Service, name: str) -> str:
     """An annotation's value under either prefix; empty when neither is there."""
     return next((service.annotations[f"{p}/{name}"] for p in PREFIXES if service.annotations.get(f"{p}/{name}")), "")
+
+
+def deprecated(service: Service) -> tuple[str, ...]:
+    """The requests that are written with the old prefix, which still works."""
+    return tuple(name for name in REQUESTS if f"{PREFIXES[1]}/{name}" in service.annotations)
 
 
 def request_of(service: Service) -> Request:

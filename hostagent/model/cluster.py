@@ -8,9 +8,18 @@ from ipaddress import ip_address
 from typing import Any
 
 from hostagent.model.bgp import BgpConfig
-from hostagent.model.names import IP, InterfaceName, Labels, NodeName, ServiceKey
+from hostagent.model.names import IP, InterfaceName, Labels, Network, NodeName, ServiceKey
 
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+POOL_ANNOTATION = "metallb.io/ip-allocated-from-pool"
+"""Written by the allocator: the pool of a Service's addresses (two, with a comma, where they are of paired pools)."""
+OLD_POOL_ANNOTATION = "metallb.universe.tf/ip-allocated-from-pool"
+"""MetalLB's former prefix: left by an old MetalLB, ours to remove, as it would name a pool that is not in use."""
+QUARANTINE_S = 30.0
+"""A freed address is given to another Service before this time only where no other is free: clients still have it in
+their caches, and connections to it are still open."""
+OVERLAPS = ("nodes", "pods", "services")
+"""What of the cluster's own a pool must not give away: addresses of nodes, networks of pods and of Services."""
 
 
 class Family(StrEnum):
@@ -105,6 +114,8 @@ class Node:
     unschedulable: bool = False
     addresses: tuple[IP, ...] = ()
     """`status.addresses` of type InternalIP and ExternalIP."""
+    pod_networks: tuple[Network, ...] = ()
+    """`spec.podCIDRs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +227,32 @@ class Pool:
     auto_assign: bool = True
     avoid_buggy_ips: bool = False
     allocation: ServiceAllocation | None = None
+    exclusive: bool = False
+    """Services that it is kept for get no address of common pools by themselves."""
+    sharing_within_namespace: bool = False
+    """A sharing key counts within one namespace only."""
+    partner: str = ""
+    """Pool that gives the other family to a dual-stack Service, and the other way round."""
+    quarantine_s: float = QUARANTINE_S
+    allow_overlap: frozenset[str] = frozenset()
+    """Of `OVERLAPS`: what it may give away all the same."""
+
+    @property
+    def families(self) -> frozenset[Family]:
+        """The families that it has addresses of."""
+        return frozenset(family_of(addresses.first) for addresses in self.ranges)
+
+    def pairs_with(self, other: Pool) -> bool:
+        """Whether a dual-stack Service may have one address of each."""
+        return self.name != other.name and (self.partner == other.name or other.partner == self.name)
 
     def covers(self, ip: IP) -> bool:
-        """Whether the pool may give this address out; .0 and .255 are skipped where `avoidBuggyIPs` says so."""
-        buggy = self.avoid_buggy_ips and ip.version == 4 and int(ip) & 0xFF in (0, 255)
-        return not buggy and any(ip in r for r in self.ranges)
+        """Whether the pool may give this address out."""
+        return not self.skips(ip) and any(ip in r for r in self.ranges)
+
+    def skips(self, ip: IP) -> bool:
+        """Whether `avoidBuggyIPs` rules the address out: .0 and .255."""
+        return self.avoid_buggy_ips and ip.version == 4 and int(ip) & 0xFF in (0, 255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from hostagent.edges.kube.decode import (
 from hostagent.edges.kube.endpoints import EndpointIndex, to_slice
 from hostagent.edges.kube.events import QUIET_S, Events, about_service
 from hostagent.edges.kube.informer import Informer
-from hostagent.edges.kube.status import POOL_ANNOTATION, ServiceStatus
+from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import Api
-from hostagent.model.cluster import Family, Port, Service
+from hostagent.model.cluster import POOL_ANNOTATION, Family, Port, Service
 from hostagent.model.names import Instant, NodeName, ServiceKey
 from hostagent.model.ownership import Write
 from tests.fabric.controlplane import ControlPlane

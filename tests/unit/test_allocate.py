@@ -80,7 +80,7 @@ FAMILIES = [
     row("prefer dual on a single-stack cluster stays single", a_service(policy=PREFER, has=[A]), (BOTH,), KEEP, A),
     row("a pair where one family is left", a_service(has=[A, A6]), (BOTH,), ASSIGN, A, says="cluster IPs are IPv4"),
     row("two of one family", a_service(has=[A, B]), (FOUR,), ASSIGN, A, says="two addresses of one family"),
-    row("required second family", a_service(families=DUAL, policy=REQUIRE, has=[B]), (BOTH,), ASSIGN, A, A6),
+    row("required second family", a_service(families=DUAL, policy=REQUIRE, has=[B]), (BOTH,), ASSIGN, B, A6),
     row(
         "required second family where its own address is the last",
         a_service(families=DUAL, policy=REQUIRE, has=[A]),

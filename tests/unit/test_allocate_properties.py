@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 
 from hostagent.core.allocate import Ledger, Outcome
 from hostagent.core.occupancy import Occupancy, Tenancy
-from hostagent.model.cluster import FamilyPolicy, Pool, Port, Service, ServiceAllocation, TrafficPolicy, family_of
-from hostagent.model.names import IP, ServiceKey
+from hostagent.core.reserved import Use
+from hostagent.model.cluster import (
+    OVERLAPS,
+    FamilyPolicy,
+    Pool,
+    Port,
+    Service,
+    ServiceAllocation,
+    TrafficPolicy,
+    family_of,
+)
+from hostagent.model.names import IP, Instant, ServiceKey
 from tests.unit.builders import DUAL, V4, V6, a_config, a_key, a_pool, a_range, a_service, label_is
 
 NAMES = ("a", "b", "c", "d", "red/e")
@@ -68,8 +78,18 @@ VARIANTS = [
 OWNERS = list(product(range(4), repeat=len(RANGES)))
 """Which pool each range is in; 0: in none."""
 TERMS = [
-    {"auto_assign": auto, "avoid_buggy_ips": buggy, "allocation": allocation}
-    for auto, buggy, allocation in product((True, True, False), (True, False), ALLOCATIONS)
+    {
+        "auto_assign": auto,
+        "avoid_buggy_ips": buggy,
+        "allocation": allocation,
+        "exclusive": exclusive,
+        "sharing_within_namespace": within,
+        "partner": partner,
+        "quarantine_s": quarantine_s,
+    }
+    for auto, buggy, allocation, exclusive, within, partner, quarantine_s in product(
+        (True, True, False), (True, False), ALLOCATIONS, (False, True), (False, True), ("", "p1", "p2"), (0.0, 30.0)
+    )
 ]
 
 
@@ -123,6 +143,9 @@ def check(config: tuple[Pool, ...], cluster: Cluster) -> None:
     for one, two in combinations(cluster.values(), 2):
         if set(one.assigned) & set(two.assigned):
             assert may_share(one, two), f"{one.key} and {two.key} share {one.assigned}"
+            for ip in map(ip_address, {*one.assigned} & {*two.assigned}):
+                scoped = any(pool.covers(ip) and pool.sharing_within_namespace for pool in config)
+                assert not scoped or one.key.namespace == two.key.namespace
     for service in cluster.values():
         ips = [ip_address(text) for text in service.assigned]
         assert all(any(pool.covers(ip) for pool in config) for ip in ips)
@@ -166,6 +189,7 @@ CHANGES = st.lists(
         services(),
         st.sampled_from(NAMES).map(a_key),
         pools(),
+        st.sampled_from((1.0, 29.0, 31.0)),
     ),
     min_size=1,
     max_size=8,
@@ -175,10 +199,10 @@ CHANGES = st.lists(
 @given(config=pools(), changes=CHANGES)
 @settings(max_examples=2500, deadline=None)
 def test_through_any_life_of_a_cluster(
-    config: tuple[Pool, ...], changes: list[Service | ServiceKey | tuple[Pool, ...]]
+    config: tuple[Pool, ...], changes: list[Service | ServiceKey | tuple[Pool, ...] | float]
 ) -> None:
-    """Services come, change and go, pools change: after each event all is in order, and nobody waits for an address
-    that a newcomer in the same state of things would get."""
+    """Services come, change and go, pools change, time passes: after each event all is in order, and nobody waits for
+    an address that a newcomer in the same state of things would get."""
     cluster: Cluster = {}
     ledger = Ledger(config=a_config(*config))
     for change in changes:
@@ -190,6 +214,8 @@ def test_through_any_life_of_a_cluster(
             case ServiceKey():
                 if cluster.pop(change, None) is not None:
                     ledger.forget(change)
+            case float():
+                ledger.now = Instant(ledger.now + change)
             case _:
                 config = change
                 ledger.config = a_config(*config)
@@ -234,6 +260,41 @@ def test_what_is_set_aside_is_given_to_nobody_and_kept_by_who_has_it(
         fresh.note(service)
     for service in waiting:
         assert fresh.decide(service).outcome is Outcome.PENDING, "what was put back is found again"
+
+
+USES = (
+    Use("nodes", a_range("198.51.100.1/32"), "Node h1"),
+    Use("pods", a_range("2001:db8::/120"), "the Pod network of Node h1"),
+    Use("services", a_range("192.0.2.0/24"), "the Service network"),
+)
+
+
+@given(config=pools(), allowed=st.sets(st.sampled_from(OVERLAPS)), cluster=clusters(), data=st.data())
+@settings(max_examples=1000, deadline=None)
+def test_what_the_cluster_uses_is_given_to_nobody_and_kept_by_who_has_it(
+    config: tuple[Pool, ...], allowed: set[str], cluster: Cluster, data: st.DataObject
+) -> None:
+    config = tuple(replace(pool, allow_overlap=frozenset(allowed)) for pool in config)
+    ledger = started(config, cluster)
+    before = dict(cluster)
+    ledger.reserved = USES
+    settle(ledger, cluster)
+    assert cluster == before, "who is in order stays, whatever the cluster uses"
+    for service in data.draw(st.lists(services(), max_size=3)):
+        cluster[service.key] = replace(service, assigned=())
+        ledger.note(cluster[service.key])
+        given = ledger.decide(cluster[service.key]).addresses
+        assert not [ip for ip in given for use in USES if ip in use.addresses and use.kind not in allowed]
+        cluster[service.key] = replace(service, assigned=tuple(map(str, given)))
+    ledger.reserved = ()
+    settle(ledger, cluster)
+    check(config, cluster)
+    waiting = [service for service in cluster.values() if not service.assigned]
+    fresh = Ledger(config=ledger.config)
+    for service in cluster.values():
+        fresh.note(service)
+    for service in waiting:
+        assert fresh.decide(service).outcome is Outcome.PENDING, "what the cluster no longer uses is found again"
 
 
 POOL = a_pool("p", "198.51.100.254-198.51.101.3", "192.0.2.0/30", avoid_buggy_ips=True)

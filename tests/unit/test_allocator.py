@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, cast
@@ -21,11 +21,24 @@ from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import Api
 from hostagent.edges.neighbors import Neighbors
-from hostagent.model.cluster import ConfigSet, Pool, Resource, Service
+from hostagent.model.cluster import POOL_ANNOTATION, ConfigSet, Pool, Resource, Service
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, Instant, Mac, NodeName
-from hostagent.model.ownership import Write
-from tests.unit.builders import HTTPS, a_claim, a_config, a_key, a_pool, a_segment, a_service, texts
+from hostagent.model.ownership import Claim, Write
+from tests.unit.builders import (
+    DUAL,
+    HTTPS,
+    PREFER,
+    V6,
+    a_claim,
+    a_config,
+    a_key,
+    a_node,
+    a_pool,
+    a_segment,
+    a_service,
+    texts,
+)
 
 ME = NodeName("h1")
 STRANGER, OURS = Mac("02:00:00:00:00:99"), Mac("02:00:00:00:00:02")
@@ -55,10 +68,16 @@ class Desk:
         self.counted: frozenset[IP] = frozenset()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self.allocator = Allocator(
+        self.before_write: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
+        self.allocator = self.another(Seats())
+        self.allocator.claim_seen(a_claim(ME))
+
+    def another(self, seats: Seats) -> Allocator:
+        """An allocator that does not have the seat."""
+        return Allocator(
             me=ME,
             cluster=self.cluster,
-            leases=cast("Leases", self),
+            leases=cast("Leases", seats),
             status=cast("ServiceStatus", self),
             events=cast("Events", self),
             load_balancer_class=None,
@@ -67,7 +86,6 @@ class Desk:
             node_of=lambda mac: NodeName("h2") if mac == OURS else None,
             reports=lambda: cast("AllocatorReports", self),
         )
-        self.allocator.claim_seen(a_claim(ME))
 
     def apply(self, *services: Service) -> None:
         for service in services:
@@ -90,11 +108,11 @@ class Desk:
     def why_pending(self, name: str) -> str:
         return self.allocator.pending.get(a_key(name), "")
 
-    def turn(self, *, after_s: float = 0.0, stale: bool = False) -> None:
+    def turn(self, *, after_s: float = 0.0, stale: bool = False, stopping: bool = False) -> None:
         at = Instant(now() + after_s)
         self.allocator.turn(
             at=at, alive={ME: True}, expires_at=None, gone=False, renewed_at=None if stale else at, duration_s=15.0,
-            stopping=False,
+            stopping=stopping,
         )  # fmt: skip
 
     async def rest(self, *, after_s: float = 0.0) -> None:
@@ -122,7 +140,7 @@ class Desk:
         self, service: Service, addresses: Sequence[IP], *, pool: str | None
     ) -> tuple[Write, Service | None]:
         assert pool is None or addresses
-        await asyncio.sleep(0)
+        await self.before_write()
         current = self.cluster.services.items.get(service.key)
         if current is None or current.resource_version != service.resource_version:
             return Write.LOST, current
@@ -131,6 +149,10 @@ class Desk:
         stored = replace(
             current,
             assigned=given,
+            annotations={
+                **{name: value for name, value in current.annotations.items() if name != POOL_ANNOTATION},
+                **({POOL_ANNOTATION: pool} if pool else {}),
+            },
             ip_modes=("VIP",) * len(given),
             resource_version=str(int(current.resource_version) + 1),
         )
@@ -139,7 +161,7 @@ class Desk:
 
     def emit(self, subject: Subject, *, reason: str, message: str, warning: bool) -> None:
         self.events.append((f"{subject.kind}/{subject.name}", reason, message))
-        assert warning is (reason != "IPAllocated")
+        assert warning is (reason not in {"IPAllocated", "AdditionalAssignFailed"})
 
 
 def run(scenario: Any) -> None:
@@ -288,7 +310,7 @@ def test_where_nobody_can_be_asked_addresses_are_given_all_the_same(trouble: Edg
 
 def test_a_service_deleted_while_its_address_is_asked_about_leaves_it_to_the_next() -> None:
     async def scenario() -> None:
-        desk = Desk(FOUR)
+        desk = Desk(a_pool("one", f"{A}/32"))
         desk.may_answer.clear()
         desk.apply(a_service("a"))
         await desk.rest()
@@ -358,6 +380,145 @@ def test_a_pool_that_is_gone_takes_what_was_set_aside_with_it() -> None:
         desk.cluster.config = a_config(a_pool("other", "192.0.2.0/30"))
         await desk.rest()
         assert desk.allocator.set_aside == {}
+
+    run(scenario)
+
+
+def test_the_annotation_follows_when_a_pool_is_renamed_and_the_address_stays() -> None:
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.apply(a_service("a"))
+        await desk.rest()
+        desk.cluster.config = a_config(replace(FOUR, name="renamed"))
+        await desk.rest()
+        service = desk.cluster.services.items[a_key("a")]
+        assert (service.assigned, service.annotations[POOL_ANNOTATION]) == ((A,), "renamed")
+
+    run(scenario)
+
+
+def test_a_service_that_is_no_load_balancer_any_more_is_tidied_up_once_and_frees_its_address() -> None:
+    async def scenario() -> None:
+        desk = Desk(a_pool("one", f"{A}/32"))
+        desk.apply(a_service("a"))
+        desk.apply(a_service("b"))
+        await desk.rest()
+        assert (desk.given("a"), desk.given("b")) == ((A,), ())
+        changed = replace(desk.cluster.services.items[a_key("a")], type="ClusterIP", assigned=(), ip_modes=())
+        desk.apply(changed)
+        await desk.rest()
+        assert POOL_ANNOTATION not in desk.cluster.services.items[a_key("a")].annotations
+        assert desk.given("b") == (A,)
+        assert desk.why_pending("a") == ""
+        assert [name for name, _ in desk.written].count("default/a") == 2
+
+    run(scenario)
+
+
+def test_the_old_prefix_works_and_a_warning_names_the_annotations_that_have_it() -> None:
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.apply(a_service("a", annotations={"metallb.universe.tf/address-pool": "four"}))
+        await desk.rest()
+        assert desk.given("a") == (A,)
+        [message] = [message for _, reason, message in desk.events if reason == "deprecatedAnnotation"]
+        assert "metallb.universe.tf/address-pool" in message
+
+    run(scenario)
+
+
+def test_a_second_family_that_was_not_free_is_added_when_it_is() -> None:
+    async def scenario() -> None:
+        desk = Desk(a_pool("both", f"{A}/32", "2001:db8::64/128"))
+        desk.apply(a_service("six", families=V6))
+        await desk.rest()
+        desk.apply(a_service("web", families=DUAL, policy=PREFER))
+        await desk.rest()
+        assert desk.given("web") == (A,)
+        assert "AdditionalAssignFailed" in [reason for _, reason, _ in desk.events]
+        desk.delete("six")
+        await desk.rest()
+        assert desk.given("web") == (A, "2001:db8::64")
+
+    run(scenario)
+
+
+def test_a_pool_that_holds_what_the_cluster_uses_is_told_once_by_event_and_journal() -> None:
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.cluster.nodes.items[NodeName("h1")] = a_node("h1", addresses=(ip_address(A),))
+        desk.cluster._node(NodeName("h1"), None)
+        desk.apply(a_service("a"))
+        await desk.rest()
+        assert desk.given("a") == (B,)
+        desk.cluster.config = replace(desk.cluster.config)  # read anew, nothing different
+        await desk.rest()
+        [(_, _, message)] = [event for event in desk.events if event[1] == "AddressOverlap"]
+        assert "Node h1" in message
+        assert "hostagent.io/allow-overlap" in message
+
+    run(scenario)
+
+
+class Seats:
+    """The allocator's Lease, in memory: whoever writes it, has it."""
+
+    def __init__(self) -> None:
+        self.written: list[str | None] = []
+
+    async def write_allocator(self, holder: NodeName | None, *, expected: Claim | None) -> tuple[Write, Claim | None]:
+        version = int(expected.resource_version) + 1 if expected else 1
+        self.written.append(holder)
+        return Write.WON, a_claim(holder, version=version)
+
+
+def test_a_new_allocator_reads_all_services_once_more_before_it_decides_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its watch may lag behind the last writes of the one before it."""
+
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.allocator = desk.another(Seats())
+        desk.apply(a_service("new"))
+        asked: list[int] = []
+
+        def relist() -> int:
+            asked.append(len(asked) + 1)
+            return asked[-1]
+
+        monkeypatch.setattr(desk.cluster.services, "relist", relist)
+        await desk.rest()
+        assert asked == [1]
+        assert not desk.allocator.leads
+        desk.apply(replace(a_service("old", has=[A]), ip_modes=("VIP",)))  # what the list brings
+        desk.cluster.services.answered = 1
+        await desk.rest()
+        assert desk.given("new") == (B,)
+        assert asked == [1]
+
+    run(scenario)
+
+
+def test_the_seat_is_not_handed_over_while_a_write_is_under_way() -> None:
+    async def scenario() -> None:
+        seats = Seats()
+        desk = Desk(FOUR)
+        desk.allocator = desk.another(seats)
+        desk.allocator.claim_seen(a_claim(ME))
+        may_store = asyncio.Event()
+        desk.before_write = may_store.wait
+        desk.apply(a_service("a"))
+        await desk.rest()
+        for _ in range(5):
+            desk.turn(stopping=True)
+            await asyncio.sleep(0)
+        assert seats.written == []
+        may_store.set()
+        for _ in range(10):
+            desk.turn(stopping=True)
+            await asyncio.sleep(0)
+        assert (desk.given("a"), seats.written[:1]) == ((A,), [None])
 
     run(scenario)
 

@@ -174,6 +174,7 @@ def test_a_host_may_do_this_in_the_cluster_and_nothing_else() -> None:
         "/nodes": READ,
         "/namespaces": READ,
         "discovery.k8s.io/endpointslices": READ,
+        "networking.k8s.io/servicecidrs": READ,
         "/services/status": {"patch", "update"},
         "/events": {"create", "patch"},
         "events.k8s.io/events": {"create", "patch"},

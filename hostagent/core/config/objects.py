@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from hostagent.core.config import advertisements, peers, pools, schema
+from hostagent.core.config import advertisements, peers, pools, schema, switches
 from hostagent.core.config.decode import Finding, decode
 from hostagent.model.cluster import Fault, Resource
+from hostagent.model.names import Labels
 
 GROUP = "metallb.io"
 STATUS_KINDS = frozenset({"ServiceL2Status", "ServiceBGPStatus", "ConfigurationState"})
@@ -20,10 +21,16 @@ class _Kind:
     versions: tuple[str, ...]
     shape: type[schema.Spec]
     check: Callable[[Any], Iterator[Finding]]
+    check_annotations: Callable[[Labels, Any], Iterator[Finding]] | None = None
 
 
 _KINDS = {
-    "IPAddressPool": _Kind(versions=("v1beta1",), shape=schema.IPAddressPool, check=pools.check_pool),
+    "IPAddressPool": _Kind(
+        versions=("v1beta1",),
+        shape=schema.IPAddressPool,
+        check=pools.check_pool,
+        check_annotations=switches.check_switches,
+    ),
     "L2Advertisement": _Kind(
         versions=("v1beta1",), shape=schema.L2Advertisement, check=advertisements.check_l2_advertisement
     ),
@@ -66,6 +73,8 @@ def judge(resource: Resource) -> Judged:
     if isinstance(spec, Finding):
         return _refused(resource, spec)
     findings = list(kind.check(spec))
+    if kind.check_annotations is not None:
+        findings += kind.check_annotations(resource.annotations, spec)
     refused = any(not finding.warning for finding in findings)
     return Judged(
         resource=resource,

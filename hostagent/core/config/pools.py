@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from hostagent.core.config import schema
 from hostagent.core.config.decode import Finding
 from hostagent.core.config.selectors import check_selectors, to_selectors
+from hostagent.core.config.switches import switches_of
 from hostagent.core.config.values import never_answered, parse_range, repeated
 from hostagent.model.cluster import AddressRange, Pool, Resource, ServiceAllocation
 
@@ -36,6 +37,7 @@ def check_pool(spec: schema.IPAddressPool) -> Iterator[Finding]:
 
 def to_pool(resource: Resource, spec: schema.IPAddressPool) -> Pool:
     """The pool that a spec without errors describes; its ranges are in the order of `spec.addresses`."""
+    switches = switches_of(resource.annotations)
     return Pool(
         name=resource.name,
         labels=resource.labels,
@@ -43,6 +45,11 @@ def to_pool(resource: Resource, spec: schema.IPAddressPool) -> Pool:
         auto_assign=spec.auto_assign,
         avoid_buggy_ips=spec.avoid_buggy_ips,
         allocation=_to_allocation(spec.service_allocation) if spec.service_allocation else None,
+        exclusive=switches.exclusive,
+        sharing_within_namespace=switches.sharing_within_namespace,
+        partner=switches.partner,
+        quarantine_s=switches.quarantine_s,
+        allow_overlap=switches.allow_overlap,
     )
 
 

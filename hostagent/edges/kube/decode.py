@@ -5,13 +5,14 @@ Everything here is pure. What cannot be decoded raises DecodeError, for this one
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
 
 from hostagent.model.cluster import Family, FamilyPolicy, Node, Port, Resource, Service, TrafficPolicy
-from hostagent.model.names import IP, Labels, NodeName, ServiceKey
+from hostagent.model.names import IP, Labels, Network, NodeName, ServiceKey
 
 ObjectKey = tuple[str, str]
 """Namespace ('' for cluster-scoped kinds) and name."""
@@ -91,8 +92,10 @@ class _Service(msgspec.Struct):
     status: _ServiceStatus | None = None
 
 
-class _NodeSpec(msgspec.Struct):
+class _NodeSpec(msgspec.Struct, rename={"pod_cidr": "podCIDR", "pod_cidrs": "podCIDRs"}):
     unschedulable: bool = False
+    pod_cidr: str = ""
+    pod_cidrs: list[str] | None = None
 
 
 class _Condition(msgspec.Struct):
@@ -123,8 +126,17 @@ class _Resource(msgspec.Struct, rename="camel"):
     spec: dict[str, Any] | None = None
 
 
+class _ServiceCIDRSpec(msgspec.Struct):
+    cidrs: list[str] | None = None
+
+
+class _ServiceCIDR(msgspec.Struct):
+    spec: _ServiceCIDRSpec | None = None
+
+
 _services = msgspec.json.Decoder(_Service)
 _nodes = msgspec.json.Decoder(_Node)
+_service_cidrs = msgspec.json.Decoder(_ServiceCIDR)
 _resources = msgspec.json.Decoder(_Resource)
 _named = msgspec.json.Decoder(Named)
 
@@ -176,14 +188,21 @@ def to_service(raw: bytes | msgspec.Raw) -> Service:
 def to_node(raw: bytes | msgspec.Raw) -> Node:
     """A core/v1 Node. Two reads of a Node whose heartbeat alone moved are equal."""
     found = _nodes.decode(raw)
-    status = found.status or _NodeStatus()
+    status, spec = found.status or _NodeStatus(), found.spec or _NodeSpec()
     return Node(
         name=NodeName(found.metadata.name),
         labels=found.metadata.labels or {},
         network_unavailable=any(c.type == "NetworkUnavailable" and c.status == "True" for c in status.conditions or ()),
-        unschedulable=bool(found.spec and found.spec.unschedulable),
+        unschedulable=spec.unschedulable,
         addresses=tuple(_ips(a.address for a in status.addresses or () if a.type in ("InternalIP", "ExternalIP"))),
+        pod_networks=_networks(spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])),
     )
+
+
+def to_networks(raw: bytes | msgspec.Raw) -> tuple[Network, ...]:
+    """A networking.k8s.io ServiceCIDR: networks that Services' cluster IPs come from."""
+    spec = _service_cidrs.decode(raw).spec
+    return _networks(spec.cidrs or ()) if spec else ()
 
 
 def to_namespace_labels(raw: bytes | msgspec.Raw) -> Labels:
@@ -206,6 +225,10 @@ def to_resource(raw: bytes | msgspec.Raw) -> Resource:
         annotations=meta.annotations or {},
         spec=found.spec or {},
     )
+
+
+def _networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    return tuple(ip_network(text, strict=False) for text in texts)
 
 
 def _ips(texts: Any) -> list[IP]:

@@ -75,7 +75,8 @@ class Informer(Generic[K, T]):
     """One kind, as the API has it.
 
     `key` makes the item's key from namespace and name, `decode` its value from JSON. An object that `decode` refuses
-    is set aside and named in `set_aside`; if an earlier version of it was good, that one stays.
+    is set aside and named in `set_aside`; if an earlier version of it was good, that one stays. A kind that is
+    `optional` counts as empty where the cluster does not have it, or does not let us read it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Informer(Generic[K, T]):
         key: Callable[[str, str], K],
         label_selector: str = "",
         field_selector: str = "",
+        optional: bool = False,
         idle_s: float = IDLE_S,
         now: Clock = boottime,
         chance: Callable[[], float] = random.random,
@@ -103,6 +105,8 @@ class Informer(Generic[K, T]):
         """Of the last complete list; empty before the first."""
         self.trouble: str | None = None
         """Why it cannot be read at the moment; None while it can."""
+        self.answered = 0
+        """The latest `relist` that a complete list was begun after."""
         self._api = api
         self._decode = decode
         self._key = key
@@ -111,6 +115,8 @@ class Informer(Generic[K, T]):
             for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
             if value
         }
+        self._optional = optional
+        self._asked = 0
         self._idle_s = idle_s
         self._now = now
         self._chance = chance
@@ -131,7 +137,7 @@ class Informer(Generic[K, T]):
             started = self._now()
             wait_s = 0.0
             try:
-                if not self._version:
+                while not self._version or self.answered < self._asked:
                     await self._list(on_change)
                     if on_sync is not None:
                         on_sync()
@@ -140,6 +146,10 @@ class Informer(Generic[K, T]):
                 await self._stream
             except ApiError as error:
                 wait_s = self._after(error, first=not failures)
+                if self._optional and error.status in (403, 404):
+                    self.synced = True
+                    if on_sync is not None:
+                        on_sync()
             except asyncio.CancelledError:
                 if not self._reconnecting:
                     raise
@@ -157,8 +167,17 @@ class Informer(Generic[K, T]):
             self._reconnecting = True
             self._stream.cancel()
 
+    def relist(self) -> int:
+        """Read everything anew, whatever the watch has told: what was stored before now is known when `answered` has
+        reached the number that this returns.
+        """
+        self._asked += 1
+        self.reconnect()
+        return self._asked
+
     async def _list(self, on_change: Callable[[K, T | None], object]) -> None:
         """Read everything, page by page, then report the difference to what was known."""
+        asked = self._asked
         fresh: dict[K, T] = {}
         refused: dict[K, str] = {}
         more = ""
@@ -178,7 +197,7 @@ class Informer(Generic[K, T]):
         self._heard()
         gone = [key for key in self.items if key not in fresh]
         changed = [key for key, value in fresh.items() if self.items.get(key) != value]
-        self.items, self.set_aside, self.synced = fresh, refused, True
+        self.items, self.set_aside, self.synced, self.answered = fresh, refused, True, asked
         for key in gone:
             on_change(key, None)
         for key in changed:
@@ -264,6 +283,9 @@ class Informer(Generic[K, T]):
             self._version = ""
             log.debug("%s: version expired, listing again", self.path)
             return wait_s
+        if self._optional and error.status in (403, 404):
+            self._version = ""
+            return max(wait_s, ABSENT_DELAY_S)
         if error.status == 404:
             self._version = ""
             cause = f"{self.path}: the cluster does not know this kind. Install it: `hostagent access apply`"

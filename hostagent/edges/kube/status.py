@@ -9,14 +9,10 @@ import msgspec
 
 from hostagent.edges.kube.decode import to_service
 from hostagent.edges.kube.transport import MERGE_PATCH, WRITE_TIMEOUT_S, Api, ApiError
-from hostagent.model.cluster import Service
+from hostagent.model.cluster import OLD_POOL_ANNOTATION, POOL_ANNOTATION, Service
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP
 from hostagent.model.ownership import Write
-
-POOL_ANNOTATION = "metallb.io/ip-allocated-from-pool"
-OLD_POOL_ANNOTATION = "metallb.universe.tf/ip-allocated-from-pool"
-"""MetalLB's former prefix: left by an old MetalLB, ours to remove, as it would name a pool that is not in use."""
 
 
 class ServiceStatus:
