@@ -15,6 +15,7 @@ from hostagent.agent.bgp import Bgp
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.expiry import Expiry
 from hostagent.agent.reach import Reach
 from hostagent.agent.reports import AllocatorReports, Reports
 from hostagent.agent.session import SessionKeeper, own_session
@@ -113,6 +114,7 @@ class Agent:
             on_api_loss=config.on_api_loss,
             preempt_delay_s=config.preempt_delay_s,
         )
+        self.expiry = Expiry(lambda: self.api.credentials.certificate)
         leases = Leases(self.api, namespace=config.namespace, node=self._me)
         self.events = Events(self.api, node=config.node)
         service_class = config.load_balancer_class or None
@@ -197,6 +199,7 @@ class Agent:
         self._tasks += [asyncio.create_task(work) for work in self.cluster.watches()]
         self._tasks += [asyncio.create_task(self.events.run()), asyncio.create_task(self._watch_kernel())]
         self._tasks.append(asyncio.create_task(self.settings.watch(self.api)))
+        self._tasks.append(asyncio.create_task(self.expiry.run()))
         endpoint = self.config.metrics.endpoint
         if endpoint is not None:
             self._tasks.append(asyncio.create_task(metrics.serve(*endpoint, lambda: snapshot_of(self))))

@@ -53,6 +53,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
             "server": agent.api.server,
             "reachable": since is None,
             "unreachable_for_s": None if since is None else round(at - since, 1),
+            "certificate_ends": None if agent.expiry.ends is None else f"{agent.expiry.ends:%Y-%m-%dT%H:%M:%SZ}",
         },
         "session": {
             "instance": agent.keeper.session.instance,
@@ -115,6 +116,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         probes=counters.probes,
         frames_failed=counters.failed,
         api_reachable=agent.api.unreachable_since is None,
+        certificate_ends=None if agent.expiry.ends is None else agent.expiry.ends.timestamp(),
         session_renewed_ago_s=None if renewed_at is None else at - renewed_at,
         draining=bool(agent.verbs.why_draining),
         allocator_leads=allocator.leads,
@@ -167,6 +169,8 @@ def _heard_on(agent: Agent, holder: NodeName) -> InterfaceName | None:
 def _problems(agent: Agent) -> list[str]:
     problems = [str(fault) for fault in agent.cluster.config.faults]
     problems += (*agent.cluster.troubles, *agent.reports.troubles, *agent.allocator.troubles)
+    if agent.expiry.trouble:
+        problems.append(agent.expiry.trouble)
     if agent.settings.trouble:
         problems.append(agent.settings.trouble)
     problems += agent.bgp.problems

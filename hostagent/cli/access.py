@@ -102,17 +102,20 @@ def manifests(namespace: str) -> None:
 
 @access.command("sign")
 @click.option("--node", required=True, metavar="NAME", help="The host's Node name.")
+@click.option("--allocator", is_flag=True, help="It may give out addresses: of group hostagent:allocators besides.")
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1, 3650), help="Validity asked for.")
 @_kubeconfig
-def sign(node: str, days: int, kubeconfig: str) -> None:
+def sign(node: str, allocator: bool, days: int, kubeconfig: str) -> None:
     """Sign a host's certificate request (PEM on standard input) for user hostagent:node:NAME.
 
     Prints JSON: certificate, ca, servers, expires. The request must carry exactly this user (CN) and the group
-    hostagent:nodes (O); the host keeps its key. The cluster may grant a shorter validity than asked for.
+    hostagent:nodes, with --allocator also hostagent:allocators (O, in any order); the host keeps its key. The cluster
+    may grant a shorter validity than asked for.
     """
     request_pem = sys.stdin.buffer.read()
     signed = _with_api(
-        kubeconfig, lambda api: signing.sign(api, node=NodeName(node), request_pem=request_pem, days=days)
+        kubeconfig,
+        lambda api: signing.sign(api, node=NodeName(node), allocator=allocator, request_pem=request_pem, days=days),
     )
     click.echo(json.dumps(asdict(signed), indent=2))
 

@@ -83,6 +83,8 @@ class Snapshot:
     frames_failed: int
     """Frames that could not be sent: the interface was down or gone."""
     api_reachable: bool
+    certificate_ends: float | None
+    """Seconds since 1970, wall time. None: this host's credential is no certificate."""
     session_renewed_ago_s: float | None
     """None: this host's session was never renewed."""
     draining: bool
@@ -137,6 +139,9 @@ def families(now: Snapshot) -> Iterator[Metric]:
     outcomes = _each({outcome: now.claim_writes.get(outcome, 0) for outcome in Write})
     yield _counter("claim_writes", "Claims written or deleted, by outcome.", outcomes, "outcome")
     yield _gauge("api_reachable", "1 while the Kubernetes API answers this host.", [((), now.api_reachable)])
+    if now.certificate_ends is not None:
+        ends = [((), now.certificate_ends)]
+        yield _gauge("certificate_expiry_timestamp_seconds", "When this host's certificate for the API ends.", ends)
     if now.session_renewed_ago_s is not None:
         age = [((), now.session_renewed_ago_s)]
         yield _gauge("session_renewed_ago_seconds", "Since this host's last sign of life that the API took.", age)

@@ -150,6 +150,7 @@ def a_snapshot(**fields: Any) -> Snapshot:
         "moves": {},
         "claim_writes": {},
         "api_reachable": True,
+        "certificate_ends": 1_893_456_000.0,
         "session_renewed_ago_s": 2.0,
     }
     zero = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)

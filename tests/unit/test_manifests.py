@@ -158,8 +158,8 @@ READ = {"get", "list", "watch"}
 WRITE = {"create", "update", "patch", "delete"}
 
 
-def rights(kind: str) -> dict[str, set[str]]:
-    (role,) = [each for each in DOCUMENTS if each["kind"] == kind]
+def rights(kind: str, name: str) -> dict[str, set[str]]:
+    (role,) = [each for each in DOCUMENTS if each["kind"] == kind and each["metadata"]["name"] == name]
     return {
         f"{group}/{resource}": set(rule["verbs"])
         for rule in role["rules"]
@@ -169,36 +169,80 @@ def rights(kind: str) -> dict[str, set[str]]:
 
 
 def test_a_host_may_do_this_in_the_cluster_and_nothing_else() -> None:
-    assert rights("ClusterRole") == {
+    assert rights("ClusterRole", "hostagent:node") == {
         "/services": READ,
         "/nodes": READ,
         "/namespaces": READ,
         "discovery.k8s.io/endpointslices": READ,
         "networking.k8s.io/servicecidrs": READ,
-        "/services/status": {"patch", "update"},
         "/events": {"create", "patch"},
-        "events.k8s.io/events": {"create", "patch"},
     }
 
 
 def test_a_host_may_do_this_in_the_configuration_namespace_and_nothing_else() -> None:
     statuses = [NAMES[kind] for kind in NAMES if kind not in SHAPES]
 
-    assert rights("Role") == {
+    assert rights("Role", "hostagent:node") == {
         **{f"metallb.io/{NAMES[kind]}": READ for kind in SHAPES},
         **{f"metallb.io/{name}": READ | WRITE for name in statuses},
-        **{f"metallb.io/{name}/status": {"patch", "update"} for name in ("ipaddresspools", *statuses)},
+        **{f"metallb.io/{name}/status": {"patch", "update"} for name in statuses},
         "coordination.k8s.io/leases": READ | WRITE,
         "/secrets": {"get"},
     }
 
 
-def test_only_the_group_of_hosts_is_given_rights() -> None:
-    bindings = [each for each in DOCUMENTS if each["kind"].endswith("Binding")]
+def test_a_host_that_may_allocate_may_write_addresses_and_counters_besides() -> None:
+    assert rights("ClusterRole", "hostagent:allocator") == {"/services/status": {"patch", "update"}}
+    assert rights("Role", "hostagent:allocator") == {"metallb.io/ipaddresspools/status": {"patch", "update"}}
 
-    assert [each["subjects"] for each in bindings] == [
-        [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "hostagent:nodes"}]
-    ] * 2
+
+def test_only_the_groups_of_hosts_are_given_rights() -> None:
+    bindings = [each for each in DOCUMENTS if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+
+    assert [(each["roleRef"]["name"], each["subjects"]) for each in bindings] == [
+        (f"hostagent:{role}", [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}])
+        for role, group in (("node", "hostagent:nodes"), ("allocator", "hostagent:allocators"))
+        for _ in ("cluster", "namespace")
+    ]
+
+
+def policies() -> dict[str, dict[str, Any]]:
+    return {each["metadata"]["name"]: each["spec"] for each in DOCUMENTS if each["kind"] == "ValidatingAdmissionPolicy"}
+
+
+def test_every_admission_policy_is_bound_and_refuses() -> None:
+    bindings = [each["spec"] for each in DOCUMENTS if each["kind"] == "ValidatingAdmissionPolicyBinding"]
+
+    assert {each["policyName"]: each["validationActions"] for each in bindings} == {
+        name: ["Deny"] for name in policies()
+    }
+
+
+@pytest.mark.parametrize("name", policies())
+def test_an_admission_policy_concerns_hosts_only_and_says_why_it_refuses(name: str) -> None:
+    policy = policies()[name]
+
+    assert [each["name"] for each in policy["matchConditions"]] == ["by-a-host"]
+    assert policy["failurePolicy"] == "Fail"
+    assert all(("message" in each) != ("messageExpression" in each) for each in policy["validations"])
+
+
+def test_everything_that_a_host_may_write_is_tied_to_its_name() -> None:
+    written = {
+        resource.removesuffix("/status")
+        for kind, name in (("ClusterRole", "node"), ("ClusterRole", "allocator"), ("Role", "node"))
+        for resource, verbs in rights(kind, f"hostagent:{name}").items()
+        if verbs != READ
+    }
+    tied = {
+        f"{group}/{resource}".removesuffix("/status")
+        for policy in policies().values()
+        for rule in policy["matchConstraints"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+    assert written == tied
 
 
 def test_the_namespace_stands_where_the_access_command_will_replace_it() -> None:
@@ -206,5 +250,5 @@ def test_the_namespace_stands_where_the_access_command_will_replace_it() -> None
     by_file = {name: text.count("metallb-system") for name, text in MANIFESTS if "metallb-system" in text}
     namespaces = [d["metadata"].get("namespace", d["metadata"]["name"]) for d in DOCUMENTS if d["kind"] != "x"]
 
-    assert set(by_file) == {"00-namespace.yaml", "20-rbac.yaml"}
-    assert namespaces.count("metallb-system") == 3
+    assert set(by_file) == {"00-namespace.yaml", "15-admission.yaml", "20-rbac.yaml"}
+    assert namespaces.count("metallb-system") == 5

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hostagent.edges.kube.certificate import Validity, validity
 from hostagent.edges.kube.clock import boottime
 from hostagent.model.errors import ConfigError, EdgeError
 from hostagent.model.names import Instant
@@ -36,6 +37,8 @@ class Credentials:
     """What this was read from: load again when one of these changes."""
     expires_at: Instant | None = None
     """When the token ceases to be valid, where its issuer told."""
+    certificate: Validity | None = None
+    """Of the client certificate, where one is used."""
     ca_pem: str = field(default="", repr=False)
     """The cluster's CA, empty where the system's CAs are used."""
     server_name: str | None = None
@@ -106,6 +109,7 @@ def read(kubeconfig: Path | str, *, servers: Sequence[str] = ()) -> Credentials:
                 *(part for part in (*parts, *tokens) if not part.is_relative_to(scratch)),
             ),
             expires_at=_instant_of(found.expiry),
+            certificate=_validity(found.cert, kubeconfig) if found.cert else None,
             ca_pem=Path(found.ca).read_text() if found.ca else "",
             server_name=found.server_name,
             proxy=found.proxy,
@@ -185,6 +189,13 @@ def _tls(found: _Found, kubeconfig: Path | str) -> ssl.SSLContext:
                 "Issue the host a new credential: `hostagent access sign`"
             ) from exc
     return context
+
+
+def _validity(certificate: str, kubeconfig: Path | str) -> Validity:
+    try:
+        return validity(Path(certificate).read_text())
+    except ValueError as exc:
+        raise ConfigError(f"{kubeconfig}: client-certificate: {exc}") from exc
 
 
 def _instant_of(expiry: datetime | None) -> Instant | None:

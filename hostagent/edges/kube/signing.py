@@ -21,6 +21,8 @@ from hostagent.model.names import NodeName
 SIGNER = "kubernetes.io/kube-apiserver-client"
 USER_PREFIX = "hostagent:node:"
 GROUP = "hostagent:nodes"
+ALLOCATORS = "hostagent:allocators"
+"""Besides: of hosts that may give out addresses."""
 PATH = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 TIMEOUT_S = 15.0
 SIGNED_WITHIN_S = 30.0
@@ -43,14 +45,14 @@ class Signed:
     """RFC 3339, UTC."""
 
 
-async def sign(api: Api, *, node: NodeName, request_pem: bytes, days: int) -> Signed:
-    """Have `request_pem` signed for user `hostagent:node:<node>` of group `hostagent:nodes`.
+async def sign(api: Api, *, node: NodeName, allocator: bool, request_pem: bytes, days: int) -> Signed:
+    """Have `request_pem` signed for user `hostagent:node:<node>` of group `hostagent:nodes`, and ALLOCATORS if it may.
 
     Raises RequestRefusedError for a request whose subject is not exactly that, or that is not signed by its own key;
     ConfigError when the openssl command is missing; EdgeError when the API refuses or nobody signs. The
     CertificateSigningRequest is deleted in any case.
     """
-    verified_pem = await verify_request(request_pem, node=node)
+    verified_pem = await verify_request(request_pem, node=node, allocator=allocator)
     name = f"hostagent-{node}-{uuid4().hex[:8]}"
     body: dict[str, Any] = {
         "apiVersion": "certificates.k8s.io/v1",
@@ -78,8 +80,8 @@ async def sign(api: Api, *, node: NodeName, request_pem: bytes, days: int) -> Si
     )
 
 
-async def verify_request(request_pem: bytes, *, node: NodeName) -> bytes:
-    """Raise RequestRefusedError unless the request is for this node's user and group and nothing else.
+async def verify_request(request_pem: bytes, *, node: NodeName, allocator: bool) -> bytes:
+    """Raise RequestRefusedError unless the request is for this node's user and groups and nothing else.
 
     Returns it as openssl understood it: what is sent to the cluster is what was verified, and no second reading of it.
     """
@@ -88,7 +90,8 @@ async def verify_request(request_pem: bytes, *, node: NodeName) -> bytes:
     if code != 0 or subject is None or "verify failure" in f"{said}{problem}".lower():
         last = (problem.strip().splitlines() or ["openssl cannot read it"])[-1]
         raise RequestRefusedError(f"standard input is not a valid PEM certificate request: {last}")
-    wanted = [f"CN={USER_PREFIX}{node}", f"O={GROUP}"]
+    groups = [ALLOCATORS, GROUP] if allocator else [GROUP]
+    wanted = [f"CN={USER_PREFIX}{node}", *(f"O={group}" for group in groups)]
     if sorted(subject.split(",")) != wanted:
         raise RequestRefusedError(
             f"the request's subject is {subject!r}; for host {node} it must be {','.join(wanted)!r} and nothing more"
