@@ -15,7 +15,9 @@ from hostagent.core.config.objects import KINDS
 from hostagent.edges.hostconfig import BgpConfig, HostConfig, KubernetesConfig, LogConfig, MetricsConfig, SessionConfig
 from hostagent.model.names import InterfaceName
 from hostagent.model.ownership import Why
+from hostagent.telemetry.journal import message_id
 from hostagent.telemetry.metrics import BgpSession, families
+from tests.repo.catalog import CATALOG, catalog
 from tests.unit.builders import a_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,12 @@ def test_every_journal_event_is_explained_with_its_severity_and_none_is_made_up(
 def test_every_warning_and_error_has_a_cure() -> None:
     text = (ROOT / "docs" / "troubleshoot.md").read_text()
     assert [event for event, level in events().items() if level != "i" and event not in text] == []
+
+
+def test_the_journals_catalog_explains_every_warning_as_the_documents_do() -> None:
+    assert CATALOG.read_text() == catalog(), "run: python -m tests.repo.catalog"
+    explained = set(re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE))
+    assert explained == {message_id(event) for event, level in events().items() if level != "i"}
 
 
 def test_every_field_of_the_status_document_is_explained() -> None:

@@ -232,7 +232,7 @@ def test_everything_that_a_host_may_write_is_tied_to_its_name() -> None:
         resource.removesuffix("/status")
         for kind, name in (("ClusterRole", "node"), ("ClusterRole", "allocator"), ("Role", "node"))
         for resource, verbs in rights(kind, f"hostagent:{name}").items()
-        if verbs != READ
+        if verbs - READ
     }
     tied = {
         f"{group}/{resource}".removesuffix("/status")
