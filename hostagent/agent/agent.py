@@ -16,7 +16,9 @@ from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.expiry import Expiry
+from hostagent.agent.explain import explain_verb
 from hostagent.agent.reach import Reach
+from hostagent.agent.refusals import Refusals
 from hostagent.agent.reports import AllocatorReports, Reports
 from hostagent.agent.session import SessionKeeper, own_session
 from hostagent.agent.settings import Settings
@@ -125,6 +127,7 @@ class Agent:
             last_good=last_good.load(self._state_dir),
             wake=self.wake,
         )
+        self._refusals = Refusals(ownership=self.ownership, cluster=self.cluster, events=self.events)
         self.reach = Reach(self.api, ownership=self.ownership, cluster=self.cluster)
         self.reports = Reports(self.api, namespace=config.namespace, node=self._me, cluster=self.cluster)
         self.guard = Guard()
@@ -190,7 +193,8 @@ class Agent:
             wake=self.wake,
         )
         self.verbs.settle(None)
-        server = await control.serve(self._runtime_dir / control.SOCKET, lambda: status_of(self), self.verbs.table)
+        verbs = {**self.verbs.table, "explain": explain_verb(self)}
+        server = await control.serve(self._runtime_dir / control.SOCKET, lambda: status_of(self), verbs)
         stack.push_async_callback(server.close)
 
     async def _begin(self) -> None:
@@ -250,6 +254,7 @@ class Agent:
             await self.announcer.turn()
             seat_at = self._turn_allocator()
             self.reports.turn(self.ownership.held)
+            self._refusals.turn(now(), leads=self.allocator.leads)
             self._notify.alive()
             self._notify.status(status_line(self))
             if self.stopping_since is not None and await self._stopped(self.stopping_since):

@@ -14,6 +14,7 @@ from hostagent.agent.wire import Wire
 from hostagent.core.candidates import Placement
 from hostagent.core.hosts import RETRY_S
 from hostagent.core.ownership import Ownership
+from hostagent.core.tellings import Telling, announced, withdrawn
 from hostagent.edges.kube.events import Events, about_service
 from hostagent.edges.netlink import Event, KernelAddresses, LinkChanged, Resync
 from hostagent.edges.nft import Guard
@@ -74,6 +75,8 @@ class Announcer:
         self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""
+        self._leaving: dict[IP, str] = {}
+        """Why each VIP that is being handed over goes."""
         self._cluster = cluster
         self._addresses = addresses
         self._guard = guard
@@ -222,6 +225,7 @@ class Announcer:
             case RemoveAddress():
                 await self._remove(act)
             case WriteClaim():
+                self._note_leaving(act)
                 self._beside(self.claims.write(act))
             case DeleteClaim():
                 self._beside(self.claims.delete(act))
@@ -275,12 +279,8 @@ class Announcer:
             f"{vip} is answered on {link.name}: {act.why}{detail}",
             vip=vip, interface=link.name, reason=act.why, service=services,
         )  # fmt: skip
-        for use in self._cluster.uses(vip):
-            self._events.emit(
-                about_service(use.service),
-                reason="nodeAssigned",
-                message=f'announcing {vip} from node "{self.ownership.me}" with protocol "layer2"',
-            )
+        self._leaving.pop(vip, None)
+        self._tell(vip, announced(vip, self.ownership.me))
 
     async def _remove(self, act: RemoveAddress) -> None:
         vip, interface = act.vip, self.ownership.held.get(act.vip)
@@ -294,6 +294,24 @@ class Announcer:
         self.acquired.pop(vip, None)
         detail = f" ({act.detail})" if act.detail else ""
         say("vip.let-go", f"{vip} is no longer answered here: {act.why}{detail}", vip=vip, reason=act.why)
+        if interface is not None:
+            heir = self.ownership.claims[vip].holder if vip in self.ownership.claims else None
+            why = self._leaving.pop(vip, "") or f"{act.why}{detail}"
+            self._tell(vip, withdrawn(vip, self.ownership.me, why, heir=heir if heir != self.ownership.me else None))
+
+    def _note_leaving(self, act: WriteClaim) -> None:
+        """Why a VIP that is here shall be another's: once it has gone, that is what people want to know."""
+        ranking = self.ownership.ranking(act.vip)
+        why_not = ranking.excluded.get(self.ownership.me) if ranking else None
+        if act.holder != self.ownership.me and act.vip in self.ownership.held:
+            self._leaving[act.vip] = str(why_not or act.why)
+
+    def _tell(self, vip: IP, telling: Telling) -> None:
+        """An Event on every Service that has the VIP."""
+        for use in self._cluster.uses(vip):
+            self._events.emit(
+                about_service(use.service), reason=telling.reason, message=telling.message, warning=telling.warning
+            )
 
     def silence_and_forget(self) -> None:
         """Stop listening and announcing; addresses stay as they are."""

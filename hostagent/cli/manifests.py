@@ -20,6 +20,15 @@ def read_resources(text: str, *, source: str, namespace: str) -> Iterator[Resour
 
     `namespace` is for those that name none, as with `kubectl --namespace`. Raises ManifestError, naming `source`.
     """
+    for where, document in read_documents(text, source=source):
+        if document["apiVersion"].startswith("metallb.io/"):
+            yield to_resource(document, where, namespace)
+        else:
+            yield _foreign(document, where, namespace)
+
+
+def read_documents(text: str, *, source: str) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield where each object of a text is, and the object; a List gives its items. Raises ManifestError."""
     try:
         documents = list(yaml.load_all(text, Loader=_KubectlLoader))
     except yaml.MarkedYAMLError as exc:
@@ -29,22 +38,26 @@ def read_resources(text: str, *, source: str, namespace: str) -> Iterator[Resour
         raise ManifestError(f"{source}: {exc}; correct the YAML") from exc
     for number, document in enumerate(documents, start=1):
         if document is not None:
-            yield from _resources(document, f"{source}: document {number}", namespace)
+            yield from _objects(document, f"{source}: document {number}")
 
 
-def _resources(document: Any, where: str, namespace: str) -> Iterator[Resource]:
+def _objects(document: Any, where: str) -> Iterator[tuple[str, dict[Any, Any]]]:
     if not isinstance(document, dict):
         raise ManifestError(f"{where}: is not a mapping; a manifest starts with apiVersion and kind")
     kind, items = document.get("kind"), document.get("items")
     if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
         for index, item in enumerate(items):
-            yield from _resources(item, f"{where}: items[{index}]", namespace)
+            yield from _objects(item, f"{where}: items[{index}]")
         return
-    if not _text(document, "apiVersion", where).startswith("metallb.io/"):
-        yield _foreign(document, where, namespace)
-        return
+    _text(document, "apiVersion", where)
+    _text(document, "kind", where)
+    yield where, document
+
+
+def to_resource(document: dict[Any, Any], where: str, namespace: str) -> Resource:
+    """An object of ours, to be judged by the core; `namespace` if it names none. Raises ManifestError."""
     metadata = _mapping(document, "metadata", where)
-    yield Resource(
+    return Resource(
         api_version=_text(document, "apiVersion", where),
         kind=_text(document, "kind", where),
         namespace=str(metadata.get("namespace") or namespace),

@@ -169,17 +169,17 @@ class Admin:
                 raise ApiError(root, status, body.decode(errors="replace"))
             for group in json.loads(body)["items"]:
                 name = group["metadata"].get("name", "")
-                preferred = group["versions"][0]
-                prefix = f"{root}/{name}/{preferred['version']}" if name else f"{root}/{preferred['version']}"
-                for found in preferred["resources"]:
-                    yield (
-                        _names_of(found, name),
-                        _Resource(
-                            prefix=prefix,
-                            plural=found["resource"],
-                            namespaced=found["scope"] == "Namespaced",
-                        ),
-                    )
+                for version in group["versions"]:  # the preferred one first, and a kind need not be in each
+                    prefix = f"{root}/{name}/{version['version']}" if name else f"{root}/{version['version']}"
+                    for found in version["resources"]:
+                        yield (
+                            _names_of(found, name),
+                            _Resource(
+                                prefix=prefix,
+                                plural=found["resource"],
+                                namespaced=found["scope"] == "Namespaced",
+                            ),
+                        )
 
 
 def _names_of(resource: Object, group: str) -> list[str]:
