@@ -184,6 +184,7 @@ class Occupancy:
             for ip in friendly
             if ip in addresses
             and pool.covers(ip)
+            and not closed.why(ip)
             and not self.rivals(ip, key, tenancy, within_namespace=pool.sharing_within_namespace)
         )
         found = (min(shareable, key=int, default=None), self._empty(addresses, pool, closed))

@@ -16,6 +16,7 @@ from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.candidates import Placement, Use, WhyNot
 from hostagent.core.config_set import build
 from hostagent.core.explain import AddressAccount, account_for
+from hostagent.core.reserved import reserved_by
 from hostagent.core.status_objects import pool_statuses
 from hostagent.core.tellings import Telling, announced, unannounced, withdrawn
 from hostagent.model.cluster import (
@@ -255,6 +256,7 @@ class Simulation:
                 )
                 self._events.append(Told(kind=fault.kind, namespace=fault.namespace, name=fault.name, telling=telling))
         self._ledger.config = self._config
+        self._ledger.reserved = reserved_by(self._nodes.values(), ())
         self._ledger.namespaces = {
             name: {NAMESPACE_LABEL: name, **self._namespaces.get(name, {})}
             for name in {key.namespace for key in self._services} | self._namespaces.keys()

@@ -43,7 +43,7 @@ def play_as(node: str, kubeconfig: Kubeconfig, body: Callable[[Api], Coroutine[A
     """With the rights of the host `node`."""
 
     async def run() -> None:
-        api = await Api.open(kubeconfig(f"hostagent:node:{node}", ("hostagent:nodes",)))
+        api = await Api.open(kubeconfig(f"hostagent:node:{node}", ("hostagent:nodes", "hostagent:allocators")))
         try:
             await body(api)
         finally:
