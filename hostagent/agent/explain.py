@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hostagent.agent.clock import now
 from hostagent.agent.control import RefusedError, Verb
+from hostagent.core.advertised import Routes, routes
 from hostagent.core.candidates import Placement
 from hostagent.core.explain import account_for, not_ours, to_document
 from hostagent.edges.kube.lease_objects import WHY, claim_name
@@ -16,6 +18,10 @@ from hostagent.model.names import IP, ServiceKey
 
 if TYPE_CHECKING:
     from hostagent.agent.agent import Agent
+
+
+NEIGHBOURS = 64
+"""Addresses of an aggregate that are looked at: an answer must not hold the loop up."""
 
 
 class Which(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,9 +79,28 @@ def _why_pending(agent: Agent, key: ServiceKey) -> str:
     return f"the allocator, {holder}, knows why: ask there, or `kubectl describe service`"
 
 
+def _routes(agent: Agent, vip: IP) -> Routes:
+    """What all nodes advertise of it. Those of its neighbours count that can be in one aggregate with it."""
+    cluster, sessions = agent.cluster, agent.ownership.sessions
+    pool = cluster.config.pool_of(vip)
+    ads = [ad for ad in cluster.config.bgp.advertisements if pool is not None and pool.name in ad.pools]
+    lengths = [ad.aggregation_length if vip.version == 4 else ad.aggregation_length_v6 for ad in ads]
+    widest = ip_network((vip, min(lengths)), strict=False) if lengths else None
+    near = [other for other in cluster.vips if widest is not None and other in widest] if widest else []
+    near = sorted(near, key=lambda other: abs(int(other) - int(vip)))[:NEIGHBOURS]
+    return routes(
+        cluster.config,
+        cluster.nodes.items,
+        {other: cluster.uses(other) for other in near},
+        alive={node for node in sessions if agent.ownership.hosts.alive(node, now())},
+        draining={node for node, session in sessions.items() if session.draining},
+    )
+
+
 def _address(agent: Agent, service: Service, vip: IP) -> dict[str, Any]:
     cluster, ownership = agent.cluster, agent.ownership
     placement = Placement(config=cluster.config, nodes=cluster.nodes.items, sessions=ownership.sessions)
+    told = _routes(agent, vip)
     claim, verdict = ownership.claims.get(vip), ownership.verdict(vip)
     lease = cluster.leases.items.get(claim_name(vip))
     account = account_for(
@@ -85,6 +110,7 @@ def _address(agent: Agent, service: Service, vip: IP) -> dict[str, Any]:
         config=cluster.config,
         placement=placement,
         holder=claim.holder if claim else None,
+        routes=told,
     )
     acquired = agent.announcer.acquired.get(vip)
     holder = account.holder

@@ -52,7 +52,7 @@ class Refusals:
         """Whether nobody may answer that should: a pool that only BGP advertises needs nobody on the segment."""
         if ranking.ranked:
             return False
-        by_bgp = any(resource.kind == "BGPAdvertisement" for resource in self._cluster.config.good)
+        by_bgp = bool(self._cluster.config.bgp.advertisements)
         return not (by_bgp and set(ranking.excluded.values()) <= {WhyNot.NO_ADVERTISEMENT})
 
     def _tell(self, vip: IP, ranking: Ranking) -> None:

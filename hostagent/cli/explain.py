@@ -11,6 +11,8 @@ from rich.text import Text
 
 from hostagent.cli.client import ask, console, output_option, socket_option, table
 
+ATTRIBUTES = ("communities", "large_communities", "local_pref", "med", "prepend")
+
 
 @click.command("explain", short_help="Say why a Service is announced from where it is, or not.")
 @click.argument("service", metavar="[NAMESPACE/]SERVICE")
@@ -38,7 +40,7 @@ def explain(*, service: str, output: str, socket: Path) -> None:
         click.echo(json.dumps(account, indent=2))
     else:
         show(account)
-    answered = all(each["holder"] and each["holder_alive"] for each in account["addresses"])
+    answered = all((each["holder"] and each["holder_alive"]) or each["advertised"] for each in account["addresses"])
     raise SystemExit(0 if account["addresses"] and answered else 1)
 
 
@@ -64,11 +66,17 @@ def _show_address(out: Any, address: dict[str, Any]) -> None:
     out.print(Text(address["address"], style="bold"), f"from pool {address['pool'] or '(none)'}: {address['why']}")
     holder = address["holder"]
     if holder is None:
-        out.print(Text(f"held by nobody: {address['why_holder']}", style="red"))
+        out.print(Text(f"held by nobody: {address['why_holder']}", style="" if address["advertised"] else "red"))
     else:
         here = ", this host" if address["here"] else ""
         silent = "" if address["holder_alive"] else " (SILENT)"
         out.print(f"held by {holder}{here}{silent}: {address['why_holder']}")
+    for each in address["advertised"]:
+        said = [f"{name} {each[name]}" for name in ATTRIBUTES if each[name]]
+        attributes = f" ({', '.join(said)})" if said else ""
+        out.print(Text(f"advertised as {each['prefix']} by {each['node']} to {each['peer']}{attributes}"))
+    for node, why in address["not_advertised"].items():
+        out.print(Text(f"not advertised by {node}: {why}", style="dim"))
     if address["last_move"]:
         out.print(f"last move: {address['last_move']} (moves: {address['moves']})")
     if address["conflict"]:

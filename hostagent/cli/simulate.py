@@ -10,22 +10,15 @@ from typing import Any
 
 import click
 import msgspec
+from rich.console import Console
 from rich.text import Text
 
 from hostagent.cli.client import console, table
 from hostagent.cli.manifests import ManifestError, read_documents, to_resource
+from hostagent.core.advertised import Advertised
+from hostagent.core.documents import Document, Endpointed, Holding, Namespace, Object, Result, Served
 from hostagent.core.explain import to_document
-from hostagent.core.simulate import (
-    Document,
-    Endpointed,
-    Holding,
-    Namespace,
-    Object,
-    Result,
-    Served,
-    Simulation,
-    UnknownNodeError,
-)
+from hostagent.core.simulate import Simulation, UnknownNodeError
 from hostagent.edges.kube.decode import to_meta, to_node, to_service
 from hostagent.edges.kube.endpoints import to_slice
 from hostagent.edges.kube.lease_objects import to_claim, to_lease, to_session, vip_of
@@ -166,7 +159,7 @@ def _problems(result: Result) -> Iterator[str]:
         if served.pending:
             yield f"Service {served.service.key} has no address: {served.pending}"
         for account in served.addresses:
-            if result.nodes and account.holder is None:
+            if result.nodes and not account.announced:
                 reasons = sorted({node.why for node in account.nodes if node.why})
                 yield f"Service {served.service.key}: nobody answers for {account.address}: {'; '.join(reasons)}"
 
@@ -205,6 +198,15 @@ def to_json(result: Result, ignored: list[str], problems: list[str]) -> dict[str
     }
 
 
+def _attributes(each: Advertised) -> str:
+    grant = each.grant
+    words = [f"communities {' '.join(grant.communities)}"] if grant.communities else []
+    words += [f"large communities {' '.join(grant.large_communities)}"] if grant.large_communities else []
+    words += [f"{name} {value}" for name, value in (("local-pref", grant.local_pref), ("MED", grant.med)) if value]
+    words += [f"own AS prepended {grant.prepend} times"] if grant.prepend else []
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _service(served: Served) -> dict[str, Any]:
     return {
         "service": str(served.service.key),
@@ -225,7 +227,7 @@ def _show(result: Result, ignored: list[str], problems: list[str]) -> None:
                 str(account.address),
                 str(served.service.key),
                 account.pool or "-",
-                account.holder or Text("nobody", style="red"),
+                account.holder or (Text("-") if account.announced else Text("nobody", style="red")),
                 account.why_holder,
                 ", ".join(others),
                 ", ".join(excluded),
@@ -236,6 +238,7 @@ def _show(result: Result, ignored: list[str], problems: list[str]) -> None:
         out.print(rows)
     else:
         out.print("No LoadBalancer Service of ours is given.")
+    _show_routes(out, result)
     for vip, was, now in result.moved:
         out.print(f"moved    {vip} from {was} to {now or 'nobody'}")
     for told in result.events:
@@ -249,3 +252,12 @@ def _show(result: Result, ignored: list[str], problems: list[str]) -> None:
         out.print(Text(f"problem  {problem}", style="red"))
     if ignored:
         out.print(Text(f"Passed over: {', '.join(ignored)}", style="dim"))
+
+
+def _show_routes(out: Console, result: Result) -> None:
+    for served in result.services:
+        for account in served.addresses:
+            for each in account.advertised:
+                out.print(Text(f"route    {each.prefix} from {each.node} to {each.peer}{_attributes(each)}"))
+            for node, why in account.not_advertised.items():
+                out.print(Text(f"no route {account.address} from {node}: {why}", style="dim"))

@@ -6,9 +6,11 @@ Values in, an account out; `hostagent explain` and `hostagent simulate` print it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from hostagent.core.advertised import Advertised, Routes
+from hostagent.core.advertised import to_document as advertised_document
 from hostagent.core.candidates import Placement, Ranking, Use, WhyNot
 from hostagent.core.requests import RequestError, annotation, request_of
 from hostagent.model.cluster import EXCLUDE_LABEL, ConfigSet, Pool, Service, TrafficPolicy
@@ -78,11 +80,20 @@ class AddressAccount:
     why_holder: str
     nodes: tuple[NodeAccount, ...]
     """Candidates first, by rank; then the others by name."""
+    advertised: tuple[Advertised, ...] = ()
+    """Over BGP: by whom, to whom, with which attributes."""
+    not_advertised: Mapping[NodeName, str] = field(default_factory=dict)
+    """Nodes that do not, and why; empty where nothing is advertised over BGP at all."""
+
+    @property
+    def announced(self) -> bool:
+        """Somebody holds it, or advertises it."""
+        return self.holder is not None or bool(self.advertised)
 
     @property
     def changes(self) -> tuple[str, ...]:
         """What would make somebody answer; empty when somebody does or may."""
-        if self.holder is not None or any(node.rank for node in self.nodes):
+        if self.announced or any(node.rank for node in self.nodes):
             return ()
         return tuple(dict.fromkeys(node.change for node in self.nodes if node.change))
 
@@ -108,6 +119,8 @@ def to_document(account: AddressAccount) -> dict[str, Any]:
             }
             for node in account.nodes
         ],
+        "advertised": [advertised_document(each) for each in account.advertised],
+        "not_advertised": dict(account.not_advertised),
         "change": list(account.changes),
     }
 
@@ -132,6 +145,7 @@ def account_for(
     config: ConfigSet,
     placement: Placement,
     holder: NodeName | None,
+    routes: Routes,
 ) -> AddressAccount:
     """Account for one address of a Service. `uses` are all Services on it, this one included."""
     pool = config.pool_of(address)
@@ -146,6 +160,8 @@ def account_for(
         holder=holder,
         why_holder=why_holder(together, holder),
         nodes=tuple(_nodes(together, alone, service)),
+        advertised=routes.of(address),
+        not_advertised=routes.why_not(address),
     )
 
 

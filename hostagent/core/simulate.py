@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import TypeVar
 
+from hostagent.core.advertised import Routes, routes
 from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.candidates import Placement, Use, WhyNot
 from hostagent.core.config_set import build
-from hostagent.core.explain import AddressAccount, account_for
+from hostagent.core.documents import Document, Endpointed, Holding, Namespace, Result, Served, Told
+from hostagent.core.explain import account_for
 from hostagent.core.reserved import reserved_by
 from hostagent.core.status_objects import pool_statuses
-from hostagent.core.tellings import Telling, announced, unannounced, withdrawn
+from hostagent.core.tellings import PROTOCOL_BGP, Telling, announced, unannounced, withdrawn
 from hostagent.model.cluster import (
     ConfigSet,
     Endpoints,
@@ -29,9 +31,8 @@ from hostagent.model.cluster import (
     Service,
     family_of,
 )
-from hostagent.model.names import IP, Instant, InterfaceName, Labels, Mac, NodeName, ServiceKey
+from hostagent.model.names import IP, Instant, InterfaceName, Labels, Mac, Network, NodeName, ServiceKey
 from hostagent.model.ownership import Segment, Session
-from hostagent.model.status_objects import StatusObject
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -42,75 +43,6 @@ EVERYWHERE = (ip_interface("0.0.0.0/0"), ip_interface("::/0"))
 CLUSTER_IPS = {Family.V4: "10.96.0.1/32", Family.V6: "fd00:96::1/128"}
 """Stand-ins: of a cluster IP only the family counts."""
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpointed:
-    """One EndpointSlice of a Service."""
-
-    service: ServiceKey | None
-    endpoints: Endpoints
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
-    """A claim: who holds an address already."""
-
-    vip: IP
-    holder: NodeName | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Namespace:
-    name: str
-    labels: Labels
-
-
-Object = Service | Node | Endpointed | Resource | Namespace | Session | Holding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """One object in the order in which they come."""
-
-    key: tuple[str, str, str]
-    """Kind, namespace, name."""
-    value: Object
-    deletes: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """A Kubernetes Event that would be emitted."""
-
-    kind: str
-    namespace: str
-    name: str
-    telling: Telling
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A Service of ours in the end."""
-
-    service: Service
-    pool: str
-    pending: str
-    """Why it has no address; empty if it has."""
-    addresses: tuple[AddressAccount, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """Where everything came to rest."""
-
-    config: ConfigSet
-    services: tuple[Served, ...]
-    pools: tuple[StatusObject, ...]
-    events: tuple[Told, ...]
-    moved: tuple[tuple[IP, NodeName, NodeName | None], ...]
-    """What `drained` and `down` moved: from whom, to whom."""
-    nodes: tuple[NodeName, ...]
 
 
 class UnknownNodeError(ValueError):
@@ -140,6 +72,7 @@ class Simulation:
     _seen: set[tuple[str, str, str]] = field(default_factory=set)
     _touched: set[IP] = field(default_factory=set)
     """Addresses of which is to be said anew who holds them."""
+    _advertised: set[tuple[NodeName, Network, IP]] = field(default_factory=set)
     _drained: frozenset[NodeName] = frozenset()
     _down: frozenset[NodeName] = frozenset()
 
@@ -167,11 +100,12 @@ class Simulation:
         for name in sorted((self._drained | self._down) - self._nodes.keys()):
             raise UnknownNodeError(name)
         if self._drained or self._down:
-            self._announce(self._vips())
-        placement = self._placement()
+            self._touched = self._vips()
+            self._rest()
+        placement, told = self._placement(), self._routes()
         for vip, uses in sorted(self._users().items(), key=lambda each: _by_number(each[0])):
             ranking = placement.rank(vip, uses)
-            if vip not in self._holders and self._nodes:
+            if vip not in self._holders and not told.of(vip) and self._nodes:
                 self._tell_all(uses, unannounced(vip, ranking.excluded))
         moved = [(vip, was, self._holders.get(vip)) for vip, was in before.items() if self._holders.get(vip) != was]
         return Result(
@@ -216,7 +150,21 @@ class Simulation:
     def _rest(self) -> None:
         """Say who holds what: before something changes, and not while things are only put together."""
         self._announce(self._touched)
+        self._advertise()
         self._touched = set()
+
+    def _advertise(self) -> None:
+        """Tell what each node began to advertise, and to withdraw."""
+        users, told = self._users(), self._routes()
+        now = {(each.node, each.prefix, vip) for vip in users for each in told.of(vip)}
+        for node, prefix, vip in sorted(now - self._advertised, key=_by_text):
+            self._tell_all(users[vip], announced(prefix, node, PROTOCOL_BGP))
+        for node, prefix, vip in sorted(self._advertised - now, key=_by_text):
+            if vip in users and node in self._nodes and node not in self._down:
+                why = told.why_not(vip).get(node, "no advertisement for it any more")
+                heir = next((each.node for each in told.of(vip)), None)
+                self._tell_all(users[vip], withdrawn(prefix, node, why, heir=heir, protocol=PROTOCOL_BGP))
+        self._advertised = now
 
     def _take_service(self, service: Service, *, deletes: bool) -> None:
         key, before = service.key, self._services.get(service.key)
@@ -331,6 +279,11 @@ class Simulation:
     def _placement(self) -> Placement:
         return Placement(config=self._config, nodes=self._nodes, sessions=dict(self._lives()))
 
+    def _routes(self) -> Routes:
+        return routes(
+            self._config, self._nodes, self._users(), alive={name for name, _ in self._lives()}, draining=self._drained
+        )
+
     def _lives(self) -> Iterator[tuple[NodeName, Session]]:
         """A session for every node, as given, or as it would be."""
         for name in self._nodes:
@@ -379,7 +332,7 @@ class Simulation:
             self._tell(use.service.key, telling)
 
     def _served(self) -> Iterator[Served]:
-        placement, users = self._placement(), self._users()
+        placement, users, told = self._placement(), self._users(), self._routes()
         for key, service in sorted(self._services.items()):
             if not self._ledger.ours(service):
                 continue
@@ -391,6 +344,7 @@ class Simulation:
                     config=self._config,
                     placement=placement,
                     holder=self._holders.get(ip),
+                    routes=told,
                 )
                 for ip in service.addresses
             ]
@@ -430,6 +384,11 @@ def _assumed(node: NodeName, config: ConfigSet) -> Session:
         duration_s=15.0,
         segments=tuple(Segment(interface=name, mac=Mac("02:00:00:00:00:01"), subnets=EVERYWHERE) for name in names),
     )
+
+
+def _by_text(each: tuple[NodeName, Network, IP]) -> tuple[str, str, str]:
+    node, prefix, vip = each
+    return str(prefix), node, str(vip)
 
 
 def _by_number(ip: IP) -> tuple[int, int]:

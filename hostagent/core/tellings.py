@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hostagent.core.candidates import WhyNot
-from hostagent.model.names import IP, NodeName
+from hostagent.model.names import IP, Network, NodeName
 
 PROTOCOL_L2 = "layer2"
 PROTOCOL_BGP = "bgp"
@@ -22,13 +22,16 @@ class Telling:
     warning: bool = False
 
 
-def announced(vip: IP, node: NodeName, protocol: str = PROTOCOL_L2) -> Telling:
+def announced(vip: IP | Network, node: NodeName, protocol: str = PROTOCOL_L2) -> Telling:
     return Telling(reason="nodeAssigned", message=f'announcing {vip} from node "{node}" with protocol "{protocol}"')
 
 
-def withdrawn(vip: IP, node: NodeName, why: str, *, heir: NodeName | None, protocol: str = PROTOCOL_L2) -> Telling:
+def withdrawn(
+    vip: IP | Network, node: NodeName, why: str, *, heir: NodeName | None, protocol: str = PROTOCOL_L2
+) -> Telling:
     """A node no longer announces; with no heir nobody does, which is worth a warning."""
-    after = f'; "{heir}" takes over' if heir is not None else ""
+    goes_on = "takes over" if protocol == PROTOCOL_L2 else "goes on"
+    after = f'; "{heir}" {goes_on}' if heir is not None else ""
     return Telling(
         reason="nodeWithdrawn",
         message=f'no longer announcing {vip} from node "{node}" with protocol "{protocol}": {why}{after}',

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hostagent.core.advertised import Routes
 from hostagent.core.candidates import Placement, Use, WhyNot
 from hostagent.core.explain import TEXTS, AddressAccount, account_for, not_ours, to_document
 from hostagent.model.cluster import Endpoints, Node, Service, ServiceAllocation, TrafficPolicy
@@ -14,6 +15,7 @@ from hostagent.model.names import NodeName
 from tests.unit.builders import a_config, a_node, a_pool, a_service, a_session, an_advertisement, serving_on
 
 VIP = ip_address("198.51.100.64")
+NO_ROUTES = Routes(advertised={}, excluded={})
 POOL = a_pool("pool", "198.51.100.64/30")
 
 
@@ -40,6 +42,7 @@ def account(
         config=settings,
         placement=placement,
         holder=NodeName(holder) if holder else None,
+        routes=NO_ROUTES,
     )
 
 
@@ -109,7 +112,9 @@ def test_a_node_that_cannot_serve_the_service_it_shares_with_says_so() -> None:
     config = a_config(POOL, ads=[an_advertisement()])
     nodes = {NodeName(name): a_node(name) for name in ("h1", "h2")}
     placement = Placement(config=config, nodes=nodes, sessions={name: a_session(name) for name in nodes})
-    told = account_for(uses[0].service, VIP, uses=uses, config=config, placement=placement, holder=None)
+    told = account_for(
+        uses[0].service, VIP, uses=uses, config=config, placement=placement, holder=None, routes=NO_ROUTES
+    )
     assert [(node.node, node.reason) for node in told.nodes] == [("h1", ""), ("h2", "shared-address")]
 
 
@@ -141,4 +146,5 @@ def test_services_that_are_not_ours_say_why(service: Service, says: str) -> None
 def test_the_document_has_nothing_but_json() -> None:
     document = to_document(account(a_service(), holder="h1"))
     assert document["address"] == "198.51.100.64"
+    assert document["advertised"] == []
     assert document["nodes"][0].keys() == {"node", "rank", "weight", "interface", "reason", "why", "change"}

@@ -29,6 +29,8 @@ ADDRESS: dict[str, Any] = {
     "for_s": 4.2,
     "this_host": "holds",
     "conflict": None,
+    "advertised": [],
+    "not_advertised": {},
     "nodes": [
         {"node": "h1", "rank": 1, "weight": 0, "interface": "eth0", "reason": None, "why": "candidate", "change": None},
         {

@@ -262,6 +262,55 @@ def test_the_same_input_gives_the_same_answer_and_feeding_it_back_changes_nothin
     assert reasons(again) == []
 
 
+ROUTER = {
+    "apiVersion": "metallb.io/v1beta2",
+    "kind": "BGPPeer",
+    "metadata": {"name": "router"},
+    "spec": {"myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.1"},
+}
+BGP = [
+    pool(),
+    custom("BGPAdvertisement", "ad", communities=["64512:100"], localPref=200),
+    ROUTER,
+    node("h1"),
+    node("h2"),
+]
+
+
+def routes(told: Manifest) -> list[tuple[str, str, str]]:
+    return [(each["node"], each["peer"], each["prefix"]) for each in address(told)["advertised"]]
+
+
+def test_over_bgp_every_node_advertises_with_the_attributes_of_the_advertisement() -> None:
+    told = played([*BGP, *WEB])
+    assert told["ok"]
+    assert routes(told) == [("h1", "router", "198.51.100.64/32"), ("h2", "router", "198.51.100.64/32")]
+    assert address(told)["advertised"][0]["communities"] == ["64512:100"]
+    assert address(told)["advertised"][0]["local_pref"] == 200
+    assert reasons(told) == ["IPAllocated", "nodeAssigned", "nodeAssigned"]
+    assert 'with protocol "bgp"' in told["events"][1]["message"]
+
+
+def test_over_bgp_a_node_that_does_not_advertise_says_why() -> None:
+    local = [service("web", externalTrafficPolicy="Local"), endpoints("web", "h1")]
+    told = played([*BGP, *local])
+    assert [node for node, _, _ in routes(told)] == ["h1"]
+    assert "Local" in address(told)["not_advertised"]["h2"]
+
+
+def test_over_bgp_a_drained_node_withdraws() -> None:
+    told = played([*BGP, *WEB], "--drain", "h1")
+    assert [node for node, _, _ in routes(told)] == ["h2"]
+    assert told["events"][-1]["reason"] == "nodeWithdrawn"
+    assert 'with protocol "bgp": it is being drained; "h2" goes on' in told["events"][-1]["message"]
+
+
+def test_over_bgp_without_a_peer_nobody_announces() -> None:
+    told = played([each for each in BGP if each is not ROUTER] + WEB)
+    assert not told["ok"]
+    assert "BGPPeer" in address(told)["not_advertised"]["h1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "says"),
     [
