@@ -191,6 +191,7 @@ class Agent:
             on_cordon=config.on_cordon,
             tell=lambda draining: self.keeper.describe(draining=draining),
             wake=self.wake,
+            prefixes=lambda: len(self.bgp.advertiser.present),
         )
         self.verbs.settle(None)
         verbs = {**self.verbs.table, "explain": explain_verb(self)}

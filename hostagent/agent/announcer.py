@@ -21,7 +21,7 @@ from hostagent.edges.nft import Guard
 from hostagent.model.cluster import Port
 from hostagent.model.errors import EdgeError, InvariantError
 from hostagent.model.host import AddressRemoved, Link
-from hostagent.model.names import IP, Instant, InterfaceName, NodeName
+from hostagent.model.names import IP, Instant, InterfaceName, Network, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
@@ -72,6 +72,8 @@ class Announcer:
         self.claims = claims
         self.links: dict[InterfaceName, Link] = {}
         self.guarded: Mapping[IP, frozenset[Port]] = {}
+        self.routed: frozenset[Network] = frozenset()
+        """What this host advertises by BGP: packets to it that go to no pod are not forwarded."""
         self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""
@@ -325,12 +327,18 @@ class Announcer:
 
     # The guard
 
+    def routed_are(self, prefixes: frozenset[Network]) -> None:
+        """This host advertises these."""
+        if prefixes != self.routed:
+            self.routed = prefixes
+            self._guard_wanted.set()
+
     async def keep_guard(self) -> None:
         """Keep the nftables table as the Services want it, until cancelled."""
         while True:
             wanted = {vip: _ports(self._cluster, vip) for vip in self._cluster.vips}
             try:
-                await self._guard.ensure(wanted)
+                await self._guard.ensure(wanted, routed=self.routed)
             except EdgeError as error:
                 if not self.guard_trouble:
                     warn("guard.failed", f"new VIPs are not announced until the guard works: {error}")

@@ -92,6 +92,7 @@ class Bgp:
             self._guarded, self._held = guarded, dict(held)
             self.advertiser.nudge()
         self.advertiser.leave(draining=draining, stopping=stopping)
+        self._announcer.routed_are(frozenset(self.advertiser.plan.prefixes))
         heard = self.advertiser.plan.heard_by if self.advertiser.active else {}
         if heard != self._told:
             self._told = dict(heard)

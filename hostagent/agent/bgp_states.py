@@ -10,6 +10,9 @@ from hostagent.agent.clock import now
 from hostagent.model.bgp import Peer, PeerState, SessionState
 from hostagent.model.names import Instant
 
+FRESH_S = 5.0
+"""A session that is younger at the first look came up meanwhile."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happened:
@@ -31,7 +34,7 @@ class PeerStates:
         """When the session came up or went down, as far as this life of the agent saw it."""
 
     def take(self, states: Sequence[PeerState], peers: Iterable[Peer]) -> list[Happened]:
-        """Take in what FRR says now; what changed. At the first look, only sessions that are down are worth a word."""
+        """Take in what FRR says now; what changed. A session that outlived the agent's restart is no news."""
         found = {(state.vrf, state.neighbor): state for state in states}
         happened: list[Happened] = []
         at = now()
@@ -47,7 +50,7 @@ class PeerStates:
                 self.since[peer.name] = Instant(at - state.for_s)
             elif up != was or peer.name not in self.since:
                 self.since[peer.name] = at
-            if up and not was:
+            if up and not was and (before is not None or state.for_s is None or state.for_s < FRESH_S):
                 message = f"the session with {peer.name} ({peer.neighbor}) is established"
                 happened.append(Happened(of="session", peer=peer.name, message=message, good=True))
             elif was and not up:

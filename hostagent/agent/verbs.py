@@ -100,8 +100,12 @@ class Verbs:
         on_cordon: Literal["keep", "drain"],
         tell: Callable[[bool], None],
         wake: Callable[[], None],
+        prefixes: Callable[[], int],
     ) -> None:
-        """`tell` makes it known to the other hosts whether this one drains; `wake` has the VIPs judged."""
+        """`tell` makes it known to the other hosts whether this one drains; `wake` has the VIPs judged; `prefixes`
+        counts what this host advertises by BGP.
+        """
+        self._prefixes = prefixes
         self.why_draining = ""
         self._ownership = ownership
         self._state_dir = state_dir
@@ -202,7 +206,7 @@ class Verbs:
         }
 
     def where(self, asked: Where, _: Peer) -> dict[str, Any]:
-        """Who has these VIPs, and what keeps those here that should leave."""
+        """Who has these VIPs, what keeps those here that should leave, and how many prefixes are advertised."""
         ownership = self._ownership
         claims, held = ownership.claims, ownership.held
         mine = {vip for vip, claim in claims.items() if claim.holder == ownership.me} | held.keys()
@@ -211,6 +215,7 @@ class Verbs:
             "node": ownership.me,
             "why_draining": self.why_draining,
             "vips": [self._place(vip, claims, here=vip in held) for vip in vips],
+            "prefixes": self._prefixes(),
         }
 
     def _place(self, vip: IP, claims: Mapping[IP, Claim], *, here: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ Place = dict[str, Any]
 
 
 @click.command("drain", short_help="Hand this host's VIPs over, and take none until undrain.")
-@click.option("--wait", is_flag=True, help="Come back when nothing is held here, or nothing more can leave.")
+@click.option("--wait", is_flag=True, help="Come back when nothing is held or advertised, or nothing more can leave.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -40,6 +40,9 @@ Place = dict[str, Any]
 @socket_option
 def drain(*, wait: bool, timeout_s: float, output: str, socket: Path) -> None:
     """Hand all VIPs of this host over to others, and take none until `hostagent undrain`.
+
+    Prefixes that it advertises by BGP carry GRACEFUL_SHUTDOWN (RFC 8326) for a while, so that routers turn to other
+    hosts, and are withdrawn then.
 
     Each successor answers before this host lets go: no connection is cut. The agent goes on running, and stays drained
     through restarts, upgrades and reboots. A VIP that no other host may answer for stays here, and leaves as soon as
@@ -61,14 +64,15 @@ def drain(*, wait: bool, timeout_s: float, output: str, socket: Path) -> None:
     begun = ask(socket, "drain")
     moved: list[Place] = []
     left: list[Place] = begun["vips"]
+    prefixes: int = begun.get("prefixes", 0)  # an agent of an older version advertises none
     if wait:
         with _told(console(), quiet=output == "json") as tell:
-            moved, left = _wait(socket, left, timeout_s, tell)
+            moved, left, prefixes = _wait(socket, left, prefixes, timeout_s, tell)
     if output == "json":
-        click.echo(json.dumps(_document(begun, moved, left), indent=2))
+        click.echo(json.dumps(_document(begun, moved, left, prefixes), indent=2))
     else:
-        _conclude(begun, moved, left, waited=wait)
-    if wait and left:
+        _conclude(begun, moved, left, prefixes, waited=wait)
+    if wait and (left or prefixes):
         raise SystemExit(AgentError.exit_code)
 
 
@@ -97,14 +101,16 @@ def undrain(socket: Path) -> None:
 
 
 def _wait(
-    socket: Path, here: list[Place], timeout_s: float, tell: Callable[[list[Place], int], None]
-) -> tuple[list[Place], list[Place]]:
-    """Until nothing is here, or nothing more can leave, or time is up: what has left, and what has not."""
+    socket: Path, here: list[Place], prefixes: int, timeout_s: float, tell: Callable[[list[Place], int], None]
+) -> tuple[list[Place], list[Place], int]:
+    """Until nothing is here, or nothing more can leave, or time is up: what has left, what has not, and the number of
+    prefixes that are still advertised.
+    """
     deadline = time.monotonic() + timeout_s
     moved: list[Place] = []
     stuck_since: float | None = None
-    while here and time.monotonic() < deadline:
-        if not all(place["stuck"] for place in here):
+    while (here or prefixes) and time.monotonic() < deadline:
+        if prefixes or not all(place["stuck"] for place in here):
             stuck_since = None
         elif stuck_since is None:
             stuck_since = time.monotonic()
@@ -118,9 +124,9 @@ def _wait(
         gone = [place["vip"] for place in here if place["vip"] not in still]
         left = _places(socket, gone)
         moved += left
-        here = answer["vips"]
+        here, prefixes = answer["vips"], answer.get("prefixes", 0)
         tell(left, len(here))
-    return moved, here
+    return moved, here, prefixes
 
 
 def _places(socket: Path, vips: list[str]) -> list[Place]:
@@ -149,23 +155,29 @@ def _told(out: Console, *, quiet: bool) -> Iterator[Callable[[list[Place], int],
         yield tell
 
 
-def _document(begun: dict[str, Any], moved: list[Place], left: list[Place]) -> dict[str, Any]:
+def _document(begun: dict[str, Any], moved: list[Place], left: list[Place], prefixes: int) -> dict[str, Any]:
     return {
         "node": begun["node"],
         "draining": begun["why_draining"],
-        "drained": not left,
+        "drained": not left and not prefixes,
         "moved": [{"vip": place["vip"], "holder": place["holder"]} for place in moved],
+        "prefixes": prefixes,
         "left": [{key: place[key] for key in ("vip", "why", "stuck", "excluded")} for place in left],
     }
 
 
-def _conclude(begun: dict[str, Any], moved: list[Place], left: list[Place], *, waited: bool) -> None:
+def _conclude(begun: dict[str, Any], moved: list[Place], left: list[Place], prefixes: int, *, waited: bool) -> None:
     node = begun["node"]
-    if not left:
+    if prefixes and waited:
+        click.echo(f"{node} still advertises {prefixes} prefixes by BGP: there was no time, or see `hostagent status`")
+        if not left:
+            return
+    if not left and not prefixes:
         click.echo(f"{node} is drained: {len(moved)} VIPs moved, none is left. To end it: hostagent undrain")
         return
     if not waited:
-        click.echo(f"{node} drains: {len(left)} VIPs to hand over. To wait for that: hostagent drain --wait")
+        by_bgp = f" and {prefixes} prefixes to withdraw" if prefixes else ""
+        click.echo(f"{node} drains: {len(left)} VIPs to hand over{by_bgp}. To wait for that: hostagent drain --wait")
         return
     rows = table("VIP", "Why it is still here")
     for place in left:

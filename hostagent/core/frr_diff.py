@@ -275,9 +275,7 @@ def _possible(peers: Iterable[Peer], ours: _Ours, version: tuple[int, int]) -> t
         if peer.password_kept:
             kept = ours.password(header, peer.neighbor) if mine else None
             if kept is None:
-                message = "its password cannot be read, so the session is not begun"
-                refused.append(peer_fault(peer.name, "spec.passwordSecret", message))
-                continue
+                continue  # the configuration's own fault says why there is none; without it, it is about to be read
             peer = replace(peer, password=kept)  # noqa: PLW2901  the same peer, with what FRR has
         if not carries(peer, version):
             message = f"FRR {version[0]}.{version[1]} carries no prefixes into a VRF: the session runs empty; use 10.3"

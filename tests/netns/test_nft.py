@@ -5,7 +5,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -264,3 +264,26 @@ def test_a_refused_ruleset_changes_nothing(host: Host) -> None:
         assert await guard.read() == {V4: frozenset({HTTP})}
 
     host.run(main)
+
+
+@pytest.mark.parametrize("prefixes", [("203.0.113.5/32",), ("203.0.113.0/24", "203.0.113.5/32", "2001:db8:1::/64")])
+def test_what_is_advertised_and_goes_to_no_pod_is_not_sent_back(
+    host: Host, client: Host, prefixes: tuple[str, ...]
+) -> None:
+    """The host's default route leads to the router that the packet came from."""
+    host.sh("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    host.sh("ip", "route", "add", "default", "via", "192.0.2.2")
+    client.sh("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.1")
+
+    async def guarded() -> int:
+        guard = Guard()
+        await guard.ensure({}, routed=map(ip_network, prefixes))
+        await guard.ensure({}, routed=map(ip_network, prefixes))  # reads back what it wrote
+        client.call(send)
+        return await guard.refused()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"?", ("203.0.113.5", 9))
+
+    assert host.run(guarded) == 1

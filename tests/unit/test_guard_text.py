@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,17 @@ def test_only_what_differs_is_written() -> None:
         "delete element inet hostagent services4 { 198.51.100.7 . tcp . 80 }",
         "add element inet hostagent services4 { 198.51.100.7 . udp . 53, 198.51.100.8 . tcp . 80 }",
         "delete element inet hostagent services6 { 2001:db8::7 . tcp . 80 }",
+    ]
+
+
+def test_prefixes_within_others_are_written_once() -> None:
+    prefixes = map(ip_network, ["198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/32", "2001:db8::/64"])
+
+    text = ruleset.update_text({}, {}, routed=ruleset.disjoint(prefixes))
+
+    assert text.splitlines() == [
+        "add element inet hostagent routed4 { 198.51.100.0/24, 203.0.113.0/32 }",
+        "add element inet hostagent routed6 { 2001:db8::/64 }",
     ]
 
 

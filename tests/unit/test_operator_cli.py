@@ -158,6 +158,7 @@ def test_a_drain_in_json(path: Path) -> None:
         "draining": WHY,
         "drained": False,
         "moved": [{"vip": A, "holder": "h2"}],
+        "prefixes": 0,
         "left": [{"vip": B, "why": "no-other-candidate", "stuck": True, "excluded": {"h2": "excluded-by-label"}}],
     }
     begun = json.loads(run(path, Agent([]), "drain", "--output", "json").output)

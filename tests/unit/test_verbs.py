@@ -57,7 +57,12 @@ class Host:
         self.told: list[bool] = []
         self.woken = 0
         self.verbs = Verbs(
-            ownership=self.ownership, state_dir=state_dir, on_cordon=on_cordon, tell=self.told.append, wake=self.wake
+            ownership=self.ownership,
+            state_dir=state_dir,
+            on_cordon=on_cordon,
+            tell=self.told.append,
+            wake=self.wake,
+            prefixes=lambda: 3,
         )
         self.verbs.settle(None)
 

@@ -178,8 +178,8 @@ def _missing(judged: Judged, profiles: set[str], secrets: Secrets | None) -> Ite
         message = f'there is no BFDProfile "{spec.bfd_profile}" in {namespace}; correct the name or create the profile'
         yield Finding("spec.bfdProfile", message)
     if secrets is not None and spec.password_secret and spec.password_secret.name:
-        why = secrets.get(spec.password_secret.name, "was not read yet")
-        if isinstance(why, str):
+        why = secrets.get(spec.password_secret.name)
+        if isinstance(why, str):  # one that was not read yet is nobody's fault
             message = (
                 f'Secret "{spec.password_secret.name}" in {namespace} {why}; '
                 "until there is a password a running session keeps its own, and a new one is not begun"

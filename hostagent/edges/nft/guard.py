@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Iterable
 
 import msgspec
 
 from hostagent.edges.nft import ruleset
 from hostagent.edges.nft.ruleset import Listed, Wanted
 from hostagent.model.errors import EdgeError
+from hostagent.model.names import Network
 
 _TIMEOUT_S = 20.0  # a transaction waited 2.7 s for others' large ones; a hanging nft must not hang the agent for ever
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -27,8 +29,9 @@ class Guard:
         self._shape: bytes | None = None
         """Of the table as we made it: nft's own rendering, so that its version does not matter."""
 
-    async def ensure(self, wanted: Wanted) -> None:
-        """Make the table guard exactly these VIPs, each open on these ports (none: closed but for ping).
+    async def ensure(self, wanted: Wanted, *, routed: Iterable[Network] = ()) -> None:
+        """Make the table guard exactly these VIPs, each open on these ports (none: closed but for ping). Packets to
+        `routed`, the prefixes that this host advertises, are not forwarded.
 
         Where the table is as this object left it, only elements that differ are changed. Otherwise (missing, edited by
         others, or the agent's first call) the whole table is replaced at once. Nothing is written if nothing differs.
@@ -37,17 +40,18 @@ class Guard:
             EdgeError: nft is missing, not permitted, refused, or hangs; or what it lists afterwards is not what was
                 written. The table is as before, or as wanted.
         """
+        prefixes = ruleset.disjoint(routed)
         async with self._lock:
             listed = await self._list()
             if listed and listed.shape == self._shape and not listed.stray:
-                text = ruleset.update_text(listed.wanted, wanted)
+                text = ruleset.update_text(listed.wanted, wanted, was_routed=listed.routed, routed=prefixes)
                 if not text:
                     return
             else:
-                text = ruleset.rebuild_text(wanted)
+                text = ruleset.rebuild_text(wanted, prefixes)
             await _nft("guard.ensure", text)
             written = await self._list()
-            if written is None or written.stray or dict(written.wanted) != dict(wanted):
+            if written is None or written.stray or (dict(written.wanted), written.routed) != (dict(wanted), prefixes):
                 self._shape = None  # made whole next time
                 raise EdgeError(
                     "guard.ensure", f"table {ruleset.TABLE}", "somebody else changes it: find out who edits this table"

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hostagent.model.cluster import Port
-from hostagent.model.names import IP
+from hostagent.model.names import IP, Network
 
 TABLE = "inet hostagent"
 
@@ -21,6 +21,9 @@ Wanted = Mapping[IP, frozenset[Port]]
 # kube-proxy sends to a pod has another destination by then and is never seen here. IPVS takes its traffic at the end of
 # this same hook (NF_IP_PRI_NAT_SRC - 2), hence the Service's own ports are accepted rather than left alone.
 #
+# A packet to an advertised prefix that is forwarded was sent to no pod: the default route would take it back to the
+# router that it came from, and round and round. IPVS has its VIPs as addresses of the host and never comes here.
+#
 # ICMP: errors are part of TCP (path MTU), echo is what people test with. NDP must stay open: neighbours' reachability
 # checks are sent to the VIP itself.
 _RULES = """\
@@ -29,6 +32,11 @@ _RULES = """\
 		type filter hook input priority filter - 10; policy accept;
 		ip daddr @vips4 goto vip4
 		ip6 daddr @vips6 goto vip6
+	}
+	chain forward {
+		type filter hook forward priority filter - 10; policy accept;
+		ip daddr @routed4 counter name refused drop
+		ip6 daddr @routed6 counter name refused drop
 	}
 	chain vip4 {
 		ct state established,related accept
@@ -49,6 +57,8 @@ _SETS = (
     ("vips6", "ipv6_addr"),
     ("services4", "ipv4_addr . inet_proto . inet_service"),
     ("services6", "ipv6_addr . inet_proto . inet_service"),
+    ("routed4", "ipv4_addr; flags interval"),
+    ("routed6", "ipv6_addr; flags interval"),
 )
 
 
@@ -57,6 +67,8 @@ class Listed:
     """The table as the kernel has it."""
 
     wanted: Wanted
+    routed: frozenset[Network] = frozenset()
+    """Prefixes that this host advertises to routers, none of them within another."""
     shape: bytes
     """Everything but the sets' elements and the counter's value: equal when nobody changed chains or rules."""
     refused: int = 0
@@ -65,17 +77,31 @@ class Listed:
     """Elements that we never write, such as a port of an address that is not among the VIPs."""
 
 
-def rebuild_text(wanted: Wanted) -> str:
-    """One transaction that makes the whole table, whatever was there before."""
-    elements = _elements(wanted)
+def disjoint(prefixes: Iterable[Network]) -> frozenset[Network]:
+    """The same addresses in as few prefixes as can be, as an interval set takes them and lists them."""
+    prefixes = tuple(prefixes)
+    v4 = ipaddress.collapse_addresses(p for p in prefixes if isinstance(p, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(p for p in prefixes if isinstance(p, ipaddress.IPv6Network))
+    return frozenset((*v4, *v6))
+
+
+def rebuild_text(wanted: Wanted, routed: frozenset[Network] = frozenset()) -> str:
+    """One transaction that makes the whole table, whatever was there before. `routed` are disjoint."""
+    elements = _elements(wanted, routed)
     sets = "".join(f"\tset {name} {{\n\t\ttype {type_}\n{_inline(elements[name])}\t}}\n" for name, type_ in _SETS)
     # Adding first, as deleting what is not there fails and `destroy` needs nft 1.0.8 and Linux 6.3.
     return f"add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{sets}{_RULES}}}\n"
 
 
-def update_text(present: Wanted, wanted: Wanted) -> str:
-    """One transaction with the elements that differ; empty if none do."""
-    before, after = _elements(present), _elements(wanted)
+def update_text(
+    present: Wanted,
+    wanted: Wanted,
+    *,
+    was_routed: frozenset[Network] = frozenset(),
+    routed: frozenset[Network] = frozenset(),
+) -> str:
+    """One transaction with the elements that differ; empty if none do. Routed prefixes are disjoint."""
+    before, after = _elements(present, was_routed), _elements(wanted, routed)
     lines = []
     for name, _ in _SETS:
         for verb, elements in (("delete", before[name] - after[name]), ("add", after[name] - before[name])):
@@ -104,12 +130,18 @@ def _parse(objects: list[dict[str, dict[str, Any]]]) -> Listed:
     vips: dict[IP, set[Port]] = {}
     services: list[tuple[IP, Port]] = []
     stray: set[str] = set()
+    routed: set[Network] = set()
     shape: list[Any] = []
     refused = 0
     for kind, each in (item for entry in objects for item in entry.items() if item[0] != "metainfo"):
         if kind == "set":
+            prefixes = str(each.get("name", "")).startswith("routed")
             for element in each.pop("elem", ()):
                 match element:
+                    case str(address) if prefixes:
+                        routed.add(ipaddress.ip_network(address))
+                    case {"prefix": {"addr": str(address), "len": int(length)}} if prefixes:
+                        routed.add(ipaddress.ip_network(f"{address}/{length}"))
                     case str(address):
                         vips[ipaddress.ip_address(address)] = set()
                     case {"concat": [str(address), str(protocol), int(number)]}:
@@ -127,6 +159,7 @@ def _parse(objects: list[dict[str, dict[str, Any]]]) -> Listed:
             stray.add(f"{ip} {port.protocol} {port.number}")
     return Listed(
         wanted={ip: frozenset(ports) for ip, ports in vips.items()},
+        routed=frozenset(routed),
         shape=msgspec.json.encode(shape, order="deterministic"),
         refused=refused,
         stray=frozenset(stray),
@@ -137,8 +170,10 @@ def _without_handles(each: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in each.items() if key != "handle"}
 
 
-def _elements(wanted: Wanted) -> dict[str, set[str]]:
+def _elements(wanted: Wanted, routed: frozenset[Network]) -> dict[str, set[str]]:
     elements: dict[str, set[str]] = {name: set() for name, _ in _SETS}
+    for prefix in routed:
+        elements[f"routed{prefix.version}"].add(str(prefix))
     for ip, ports in wanted.items():
         elements[f"vips{ip.version}"].add(str(ip))
         elements[f"services{ip.version}"].update(f"{ip} . {port.protocol} . {port.number}" for port in ports)
