@@ -288,7 +288,7 @@ class Advertiser:
 
     async def _apply(self, router: Router, change: Change, wanted: Wanted, *, asked: bool) -> None:
         """Check, keep for FRR's next start, apply, read back; classes that no route has any more go last."""
-        if change.lines == self._not_taken:
+        if change.lines and change.lines == self._not_taken:
             return  # told before; again and again would disturb what works
         if change.lines:
             await router.check(change.text)
