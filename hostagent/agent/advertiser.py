@@ -88,6 +88,10 @@ class Advertiser:
         self._change = Change()
         self._clashes: list[Fault] = []
         self._not_taken: tuple[Line, ...] = ()
+        self._waiting: set[Network] = set()
+        """Prefixes that the guard does not cover yet."""
+        self._compared_all = False
+        """`present` is as planned but for what the plan says changed."""
         self.plan = Plan(config=cluster.config, node=None, peers=())
         self.peers: list[Peer] = []
         self.states = PeerStates()
@@ -202,6 +206,7 @@ class Advertiser:
         if self._routes_at is None or now() - self._routes_at >= every_s:
             self.present = dict(await self._routes.present())
             self._routes_at = now()
+            self._compared_all = False
             for prefix in self.since.keys() - self.present.keys():
                 del self.since[prefix]
             for prefix in self.present:
@@ -227,7 +232,7 @@ class Advertiser:
         node = cluster.node(self._me)
         self._choose_peers(frozenset(self._change.configured))
         known = None if self._router is None else [peer.name for peer in self.peers]
-        self._stale = False
+        self._stale = self._compared_all = False
         self.plan = Plan(config=cluster.config, node=None if self._off else node, peers=known, leaving=self.leaving)
         self._checked_at = None
         await self._judge(set(cluster.vips))
@@ -262,7 +267,7 @@ class Advertiser:
             raise
 
     def _needed(self) -> frozenset[AttributeClass]:
-        return frozenset(self.plan.prefixes.values()) | self.plan.standing
+        return self.plan.classes | self.plan.standing
 
     def _wanted(self, observed: Observed, classes: frozenset[AttributeClass]) -> Wanted:
         pairs = parse(observed.running)
@@ -284,7 +289,9 @@ class Advertiser:
         in_use = set(self.present.values())
         keep = {each: number for each, number in self._numbers.items() if number in in_use or each in needed}
         taken = dict(running) | {number: digest(each) for each, number in keep.items() if number not in running}
-        self._numbers = {each: number for number, each in number_classes(needed | keep.keys(), taken=taken).items()}
+        numbers = {each: number for number, each in number_classes(needed | keep.keys(), taken=taken).items()}
+        self._compared_all = self._compared_all and numbers == self._numbers
+        self._numbers = numbers
 
     async def _apply(self, router: Router, change: Change, wanted: Wanted, *, asked: bool) -> None:
         """Check, keep for FRR's next start, apply, read back; classes that no route has any more go last."""
@@ -322,7 +329,8 @@ class Advertiser:
 
     async def _compare(self, router: Router) -> None:
         """What FRR missed of the kernel's routes is put before it again; then the sessions."""
-        self._tell_sessions(self.states.take(await router.peers(), self.peers))
+        ours = [peer for peer in self.peers if peer.name in self._change.configured]  # not a refused one's namesake
+        self._tell_sessions(self.states.take(await router.peers(), ours))
         if self._compared_at is not None and now() - self._compared_at < TAKEN_UP_S:
             return
         self._compared_at = now()
@@ -366,23 +374,36 @@ class Advertiser:
 
     def plan_numbers(self) -> dict[Network, int]:
         """The prefixes to advertise, with their class numbers."""
-        return {prefix: self._numbers[each] for prefix, each in self.plan.prefixes.items() if each in self._numbers}
+        number = {id(each): self._numbers[each] for each in self.plan.classes if each in self._numbers}
+        return {prefix: number[id(each)] for prefix, each in self.plan.prefixes.items() if id(each) in number}
 
     async def _change_routes(self) -> None:
+        """Routes as planned. All are compared after a look at the kernel, else those whose plan changed: a Service's
+        coming costs the same whether there are ten others or ten thousand.
+        """
         assert self._routes is not None  # noqa: S101  for the type checker
-        wanted = self.plan_numbers()
         guarded = self._guarded()
+        touched, self.plan.changed = self.plan.changed | self._waiting, set()
+        if self._compared_all:
+            wanted = {prefix: self._number_of(prefix) for prefix in touched}
+        else:
+            planned = self.plan_numbers()
+            wanted = {prefix: planned.get(prefix) for prefix in planned.keys() | self.present.keys()}
+            self._compared_all = True
+        differ = {prefix: number for prefix, number in wanted.items() if self.present.get(prefix) != number}
         add = {
             prefix: number
-            for prefix, number in wanted.items()
-            if self.present.get(prefix) != number and (prefix in self.present or self._is_guarded(prefix, guarded))
+            for prefix, number in differ.items()
+            if number is not None and (prefix in self.present or self._is_guarded(prefix, guarded))
         }
-        remove = frozenset(self.present.keys() - wanted.keys())
+        remove = frozenset(prefix for prefix, number in differ.items() if number is None)
+        self._waiting = differ.keys() - add.keys() - remove
         if not add and not remove:
             return
+        self._compared_all = False
         await self._routes.change(add=add, remove=remove)
-        self._routes_at = None  # read back at the next turn
-        self._woken.set()
+        self._routes_at = self._routes_at if len(self.present) >= MANY else None  # read back, at once if that is cheap
+        self._compared_all = self._routes_at is not None
         at = now()
         for prefix in remove:
             self.present.pop(prefix)
@@ -393,9 +414,14 @@ class Advertiser:
             )
         fresh = [prefix for prefix in add if prefix not in self.present]
         self.present |= add
+        self._woken.set()
         for prefix in fresh:
             self.since[prefix] = at
             self._tell(prefix)
+
+    def _number_of(self, prefix: Network) -> int | None:
+        planned = self.plan.prefixes.get(prefix)
+        return None if planned is None else self._numbers.get(planned)
 
     def _is_guarded(self, prefix: Network, guarded: Mapping[IP, object]) -> bool:
         return any(vip in guarded for vip in self.plan.vips_of(prefix))

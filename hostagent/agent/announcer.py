@@ -73,7 +73,7 @@ class Announcer:
         self.links: dict[InterfaceName, Link] = {}
         self.guarded: Mapping[IP, frozenset[Port]] = {}
         self.routed: frozenset[Network] = frozenset()
-        """What this host advertises by BGP: packets to it that go to no pod are not forwarded."""
+        """The pools that this host advertises by BGP: packets to them that go to no pod are not forwarded."""
         self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""

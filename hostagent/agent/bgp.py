@@ -13,6 +13,7 @@ from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.reports import Reports
 from hostagent.agent.secrets import Secrets
+from hostagent.core.advertise import Plan
 from hostagent.core.status_objects import bgp_statuses
 from hostagent.edges.frr import FrrRouter, FrrRoutes, frr_present
 from hostagent.edges.hostconfig import BgpConfig, HostConfig
@@ -52,6 +53,7 @@ class Bgp:
         self._node: Node | None = None
         self._guarded: Mapping[IP, object] | None = None
         self._held: dict[IP, InterfaceName] = {}
+        self._plan: Plan | None = None
         self._told: dict[ServiceKey, tuple[str, ...]] | None = None
         self.secrets = Secrets(api, namespace=config.namespace, changed=self._secrets_changed)
         self.advertiser = Advertiser(
@@ -92,7 +94,9 @@ class Bgp:
             self._guarded, self._held = guarded, dict(held)
             self.advertiser.nudge()
         self.advertiser.leave(draining=draining, stopping=stopping)
-        self._announcer.routed_are(frozenset(self.advertiser.plan.prefixes))
+        if self.advertiser.active and self.advertiser.plan is not self._plan:
+            self._plan = self.advertiser.plan
+            self._announcer.routed_are(self._plan.routed)
         heard = self.advertiser.plan.heard_by if self.advertiser.active else {}
         if heard != self._told:
             self._told = dict(heard)

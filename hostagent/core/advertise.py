@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import ip_network
+from ipaddress import ip_network, summarize_address_range
 from itertools import combinations
 
 from hostagent.core.candidates import Use
@@ -105,6 +105,8 @@ class Plan:
         self._memo: dict[frozenset[str], tuple[AttributeClass, tuple[tuple[str, str], ...]]] = {}
         self._by_name = {ad.name: ad for ad in self._ads}
         self.prefixes: dict[Network, AttributeClass] = {}
+        self.changed: set[Network] = set()
+        """Prefixes that came, went or changed their class since somebody emptied this."""
         self.excluded: dict[IP, WhyNot] = {}
         self._heard_of: dict[IP, dict[ServiceKey, frozenset[str]]] = {}
         self._heard_by: dict[ServiceKey, tuple[str, ...]] | None = None
@@ -128,6 +130,23 @@ class Plan:
             _, left_out = self._class_of(self._names(prefix))
             found += [SetAside(prefix=prefix, advertisement=name, message=message) for name, message in left_out]
         return found
+
+    @property
+    def classes(self) -> frozenset[AttributeClass]:
+        """The classes of all prefixes. They are few, and each is one object: hashing it once is enough."""
+        return frozenset({id(each): each for each in self.prefixes.values()}.values())
+
+    @property
+    def routed(self) -> frozenset[Network]:
+        """The addresses of which this host may draw traffic from routers: the pools that it advertises."""
+        heard = [ad for ad in self._ads if self._heard(AttributeClass((ad.grant,)))]
+        return frozenset(
+            network
+            for pool in self._config.pools
+            if any(pool.name in ad.pools for ad in heard)
+            for each in pool.ranges
+            for network in summarize_address_range(each.first, each.last)
+        )
 
     @property
     def standing(self) -> frozenset[AttributeClass]:
@@ -234,6 +253,7 @@ class Plan:
         return frozenset().union(*(self._said[vip][prefix] for vip in self._askers[prefix]))
 
     def _settle(self, prefix: Network) -> None:
+        self.changed.add(prefix)
         if self._askers[prefix]:
             self.prefixes[prefix] = self._class_of(self._names(prefix))[0]
         else:

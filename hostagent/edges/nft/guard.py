@@ -31,7 +31,7 @@ class Guard:
 
     async def ensure(self, wanted: Wanted, *, routed: Iterable[Network] = ()) -> None:
         """Make the table guard exactly these VIPs, each open on these ports (none: closed but for ping). Packets to
-        `routed`, the prefixes that this host advertises, are not forwarded.
+        `routed`, of which this host may draw traffic from routers, are not forwarded.
 
         Where the table is as this object left it, only elements that differ are changed. Otherwise (missing, edited by
         others, or the agent's first call) the whole table is replaced at once. Nothing is written if nothing differs.

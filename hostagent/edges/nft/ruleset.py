@@ -21,7 +21,7 @@ Wanted = Mapping[IP, frozenset[Port]]
 # kube-proxy sends to a pod has another destination by then and is never seen here. IPVS takes its traffic at the end of
 # this same hook (NF_IP_PRI_NAT_SRC - 2), hence the Service's own ports are accepted rather than left alone.
 #
-# A packet to an advertised prefix that is forwarded was sent to no pod: the default route would take it back to the
+# A packet to an advertised pool that is forwarded was sent to no pod: the default route would take it back to the
 # router that it came from, and round and round. IPVS has its VIPs as addresses of the host and never comes here.
 #
 # ICMP: errors are part of TCP (path MTU), echo is what people test with. NDP must stay open: neighbours' reachability
@@ -68,7 +68,7 @@ class Listed:
 
     wanted: Wanted
     routed: frozenset[Network] = frozenset()
-    """Prefixes that this host advertises to routers, none of them within another."""
+    """Of these this host may draw traffic from routers; none is within another."""
     shape: bytes
     """Everything but the sets' elements and the counter's value: equal when nobody changed chains or rules."""
     refused: int = 0
