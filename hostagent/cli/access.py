@@ -8,17 +8,22 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import click
+import msgspec
 
+from hostagent.core.preflight import examine
 from hostagent.edges.kube import access as cluster
 from hostagent.edges.kube import signing
 from hostagent.edges.kube.access import Applied, Outcome
+from hostagent.edges.kube.preflight import look
 from hostagent.edges.kube.transport import Api
 from hostagent.model.errors import ConfigError, EdgeError
 from hostagent.model.names import NodeName
+from hostagent.model.preflight import HostFacts, Severity
 
 T = TypeVar("T")
 
@@ -118,6 +123,46 @@ def sign(node: str, allocator: bool, days: int, kubeconfig: str) -> None:
         lambda api: signing.sign(api, node=NodeName(node), allocator=allocator, request_pem=request_pem, days=days),
     )
     click.echo(json.dumps(asdict(signed), indent=2))
+
+
+class _Host(msgspec.Struct, forbid_unknown_fields=True):
+    node: str
+    addresses: list[str] = []
+    gateways: list[str] = []
+
+    def facts(self) -> HostFacts:
+        """Raises ValueError for what is no address."""
+        return HostFacts(
+            node=NodeName(self.node),
+            addresses=tuple(map(ip_address, self.addresses)),
+            gateways=tuple(map(ip_address, self.gateways)),
+        )
+
+
+@access.command("preflight")
+@click.option(
+    "--hosts", type=click.File("rb"), default=None, help="What hosts told of themselves, as JSON; - for stdin."
+)
+@_kubeconfig
+@_namespace
+@_output
+def preflight(hosts: IO[bytes] | None, kubeconfig: str, namespace: str, output: str) -> None:
+    """Look whether the cluster, and hosts, are fit for a rollout. Changes nothing.
+
+    HOSTS is a list of {"node": …, "addresses": […], "gateways": […]}. Exits with 65 if something would not work.
+    """
+    try:
+        told = [each.facts() for each in msgspec.json.decode(hosts.read(), type=list[_Host])] if hosts else []
+    except ValueError as exc:  # msgspec's own errors among them
+        _fail(f"--hosts: {exc}", EXIT_REFUSED)
+    facts = _with_api(kubeconfig, lambda api: look(api, namespace=namespace))
+    found = examine(facts, told)
+    if output == "json":
+        click.echo(json.dumps({"version": facts.version, "findings": [asdict(each) for each in found]}, indent=2))
+    else:
+        for each in found:
+            click.echo(f"{each.severity:7}  {each.host or 'cluster':12}  {each.check}: {each.says}. {each.remedy}")
+    sys.exit(EXIT_REFUSED if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
 def _with_api(kubeconfig: str, act: Callable[[Api], Coroutine[Any, Any, T]]) -> T:

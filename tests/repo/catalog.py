@@ -1,5 +1,6 @@
-"""Make the journal's catalog, what `journalctl -x` adds to a line, from the documents: `python -m tests.repo.catalog`.
+"""Make from the documents what roles bring to machines: `python -m tests.repo.catalog`.
 
+The journal's catalog, what `journalctl -x` adds to a line, and the alert rules that docs/operate.md has as an example.
 An entry for each warning and error: what it means, from docs/operate.md, and what to do, from docs/troubleshoot.md.
 """
 
@@ -14,6 +15,7 @@ from hostagent.telemetry.journal import message_id
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "roles" / "hostagent" / "files" / "hostagent.catalog"
+ALERTS = ROOT / "roles" / "hostagent_monitoring" / "files" / "alerts.yml"
 EVENT_ROW = re.compile(
     r"^\| `(?P<event>[a-z]+\.[a-z-]+)` \| (?P<level>[iwe]) \| (?P<text>.+) \|$",
     re.MULTILINE,
@@ -73,8 +75,17 @@ def _plain(markdown: str) -> str:
     return re.sub(r"(?<!\\)`|\*\*", "", text).strip()
 
 
+def alerts() -> str:
+    """Prometheus's rules, as docs/operate.md shows them."""
+    section = (ROOT / "docs" / "operate.md").read_text().partition("### What to alert on")[2]
+    return (
+        f"---\n# What each means: docs/operate.md of hostagent\n{section.split('```')[1].removeprefix('yaml').lstrip()}"
+    )
+
+
 def main() -> None:
     CATALOG.write_text(catalog())
+    ALERTS.write_text(alerts())
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hostagent.core.candidates import WhyNot
 from hostagent.core.config.objects import KINDS
@@ -17,7 +19,7 @@ from hostagent.model.names import InterfaceName
 from hostagent.model.ownership import Why
 from hostagent.telemetry.journal import message_id
 from hostagent.telemetry.metrics import BgpSession, families
-from tests.repo.catalog import CATALOG, catalog
+from tests.repo.catalog import ALERTS, CATALOG, alerts, catalog
 from tests.unit.builders import a_snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +116,24 @@ def test_the_journals_catalog_explains_every_warning_as_the_documents_do() -> No
     assert CATALOG.read_text() == catalog(), "run: python -m tests.repo.catalog"
     explained = set(re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE))
     assert explained == {message_id(event) for event, level in events().items() if level != "i"}
+
+
+def test_the_alert_rules_of_the_role_are_those_of_the_documents() -> None:
+    assert ALERTS.read_text() == alerts(), "run: python -m tests.repo.catalog"
+    rules = yaml.safe_load(alerts())["groups"][0]["rules"]
+    assert all(rule["alert"] and rule["expr"] for rule in rules)
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "roles" / "hostagent_monitoring" / "files" / "dashboard.json").read_text())
+    shown = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"hostagent_\w+", target["expr"])
+    }
+    snapshot = a_snapshot(moves={Why.FREE: 1}, held={ip_address("198.51.100.64"): InterfaceName("eth0")})
+    assert shown <= {sample.name for family in families(snapshot) for sample in family.samples}
 
 
 def test_every_field_of_the_status_document_is_explained() -> None:

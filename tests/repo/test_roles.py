@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from tests.repo.role_docs import ROLES, defaults, options, roles, with_table
 
@@ -97,6 +98,56 @@ def test_the_cleaner_needs_no_packages() -> None:
     done = subprocess.run([sys.executable, "-IS", "-c", probe], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def _monitoring(folder: Path, listen: str) -> subprocess.CompletedProcess[str]:
+    """The playbook for Prometheus servers, on this machine, into a folder."""
+    hosts = {"h1": {"ansible_host": "192.0.2.11"}, "h2": {"ansible_host": "2001:db8::12"}}
+    inventory = {
+        "prometheus": {"hosts": {"localhost": {"ansible_connection": "local"}}},
+        "hostagent": {"hosts": hosts, "vars": {"hostagent_metrics_listen": listen}},
+    }
+    (folder / "hosts.json").write_text(json.dumps(inventory))
+    settings = {
+        "hostagent_monitoring_dir": str(folder / "prometheus"),
+        "hostagent_monitoring_grafana_dir": str(folder),
+        "hostagent_monitoring_labels": {"cluster": "lab"},
+        "ansible_become": False,
+        "ansible_python_interpreter": sys.executable,
+    }
+    argv = ["-i", str(folder / "hosts.json"), "playbooks/monitoring.yml", "-e", json.dumps(settings)]
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), *argv],
+        cwd=ROLES.parent,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "ANSIBLE_FORCE_COLOR": "0"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files are root's")
+def test_prometheus_gets_rules_and_targets_and_grafana_a_dashboard(tmp_path: Path) -> None:
+    done = _monitoring(tmp_path, "0.0.0.0:7474")
+
+    assert done.returncode == 0, done.stdout
+    targets = yaml.safe_load((tmp_path / "prometheus" / "targets.yml").read_text())
+    assert targets == [
+        {"targets": ["192.0.2.11:7474"], "labels": {"cluster": "lab", "host": "h1"}},
+        {"targets": ["[2001:db8::12]:7474"], "labels": {"cluster": "lab", "host": "h2"}},
+    ]
+    assert (tmp_path / "prometheus" / "alerts.yml").exists()
+    assert json.loads((tmp_path / "hostagent.json").read_text())["title"] == "hostagent"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the files are root's")
+def test_agents_that_nobody_can_scrape_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    done = _monitoring(tmp_path, "127.0.0.1:7474")
+
+    assert done.returncode != 0
+    assert "h1, h2: metrics can be read on the host itself only" in " ".join(done.stdout.split())
+    assert not (tmp_path / "prometheus").exists()
 
 
 def _cleaner() -> ModuleType:
