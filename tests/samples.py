@@ -283,6 +283,7 @@ BAD: dict[str, Bad] = {
         spec=_pool("192.0.2.0/25", "192.0.2.100-192.0.2.200"),
         field="spec.addresses[1]",
         says='overlaps "192.0.2.0/25" (spec.addresses[0]) of the same pool',
+        admission="has an address in two entries",
     ),
     "unknown field": Bad(
         kind="IPAddressPool",
@@ -317,6 +318,7 @@ BAD: dict[str, Bad] = {
         spec=_pool(_ONE, serviceAllocation={"serviceSelectors": [_PAIR, {}, _PAIR]}),
         field="spec.serviceAllocation.serviceSelectors[2]",
         says="selects the same as spec.serviceAllocation.serviceSelectors[0]",
+        admission="must not have a selector twice in one list",
     ),
     "pool twice": Bad(
         kind="L2Advertisement",
@@ -351,6 +353,7 @@ BAD: dict[str, Bad] = {
         spec=_expression(key="a", operator="In", values=["b", "b"]),
         field="spec.nodeSelectors[0].matchExpressions[0].values[1]",
         says='"b" is there already',
+        admission="must not have a value twice in one expression",
     ),
     "expression twice": Bad(
         kind="L2Advertisement",
@@ -364,18 +367,21 @@ BAD: dict[str, Bad] = {
         ),
         field="spec.nodeSelectors[0].matchExpressions[1]",
         says="says the same as spec.nodeSelectors[0].matchExpressions[0]",
+        admission="must not have an expression twice in one selector",
     ),
     "label key": Bad(
         kind="L2Advertisement",
         spec=_expression(key="a b", operator="Exists"),
         field="spec.nodeSelectors[0].matchExpressions[0].key",
         says='"a b" is not a label key',
+        admission="has a selector whose key can be none of a label",
     ),
     "label value": Bad(
         kind="L2Advertisement",
         spec=_node({"matchLabels": {"a": "b c"}}),
         field="spec.nodeSelectors[0].matchLabels[a]",
         says='"b c" is not a label value',
+        admission="has a selector whose value can be none of a label",
     ),
     "label value no string": Bad(
         kind="L2Advertisement",

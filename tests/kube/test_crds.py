@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from hostagent.cli.manifests import read_resources
 from hostagent.core.config_set import build
-from tests.fabric.admin import KubectlError
+from tests.fabric.admin import KubectlError, wait_for
 from tests.fabric.controlplane import ControlPlane
 from tests.samples import BAD, GOOD, NAMESPACE, Bad
 
@@ -25,7 +26,17 @@ def cluster(plane: ControlPlane) -> ControlPlane:
     for file in sorted((files("hostagent") / "manifests").iterdir(), key=lambda file: file.name):
         plane.kubectl("apply", "--server-side", "-f", "-", input=file.read_text(encoding="utf-8"))
     plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    for name in ("selector twice", "overlap inside"):  # a policy counts when the API server has noticed it
+        wait_for(partial(_is_refused, plane, BAD[name].manifest), 60, f"the policy against: {name}")
     return plane
+
+
+def _is_refused(cluster: ControlPlane, manifest: dict[str, Any]) -> bool:
+    try:
+        dry(cluster, manifest)
+    except KubectlError:
+        return True
+    return False
 
 
 def create(cluster: ControlPlane, manifest: dict[str, Any] | str, *more: str) -> str:
@@ -169,7 +180,7 @@ def test_identity_of_a_service_status_is_fixed(cluster: ControlPlane) -> None:
         ("delete", "leases.coordination.k8s.io", NAMESPACE, True),
         ("create", "configurationstates.metallb.io", NAMESPACE, True),
         ("patch", "services", "default", False),
-        ("get", "secrets", NAMESPACE, False),
+        ("list", "secrets", NAMESPACE, False),
         ("update", "nodes", "", False),
         ("create", "leases.coordination.k8s.io", "kube-system", False),
         ("update", "ipaddresspools.metallb.io", NAMESPACE, False),
@@ -179,7 +190,7 @@ def test_identity_of_a_service_status_is_fixed(cluster: ControlPlane) -> None:
 def test_what_a_host_may(cluster: ControlPlane, verb: str, resource: str, namespace: str, may: bool) -> None:
     name, _, subresource = resource.partition("/")
     where = ("-n", namespace) if namespace else ("--all-namespaces",)
-    who = ("--as=hostagent:node:h1", "--as-group=hostagent:nodes")
+    who = ("--as=hostagent:node:h1", "--as-group=hostagent:nodes", "--as-group=hostagent:allocators")
     command = ("auth", "can-i", verb, name, *where, *who, *([f"--subresource={subresource}"] if subresource else []))
     if may:
         assert cluster.kubectl(*command).strip() == "yes"
@@ -202,7 +213,7 @@ def test_the_allocator_writes_addresses_and_the_pools_name_through_status_alone(
         change = json.loads(cluster.kubectl("get", "--raw", path))
         change["metadata"]["annotations"] = {"metallb.io/ip-allocated-from-pool": "production"}
         change["status"] = {"loadBalancer": {"ingress": [{"ip": "198.51.100.64", "ipMode": "VIP"}]}}
-        who = ("--as=hostagent:node:h1", "--as-group=hostagent:nodes")
+        who = ("--as=hostagent:node:h1", "--as-group=hostagent:nodes", "--as-group=hostagent:allocators")
         cluster.kubectl("replace", "--raw", f"{path}/status", *who, "-f", "-", input=json.dumps(change))
         after = json.loads(cluster.kubectl("get", "--raw", path))
     finally:

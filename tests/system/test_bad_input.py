@@ -33,8 +33,8 @@ def test_a_malformed_pool_is_refused_by_the_api_server(cluster: Cluster, vip: st
 
 
 def test_a_pool_that_admission_cannot_judge_is_set_aside_with_its_reason(cluster: Cluster, vip: str) -> None:
-    """Overlap is between two objects: only the agent sees it. The pool that was there keeps working."""
-    cluster.pool("198.51.100.72/29", name="overlapping")
+    """IPv6 ranges inside each other: only the agent can count that far. The pool that was there keeps working."""
+    cluster.pool("2001:db8:51:0:1::2-2001:db8:51:0:1::5", name="overlapping")
     cluster.until(lambda: any("overlapping" in each for each in problems(cluster)), "status to name the pool")
     [problem] = [each for each in problems(cluster) if each.startswith("IPAddressPool metallb-system/overlapping")]
     assert "spec.addresses[0]" in problem

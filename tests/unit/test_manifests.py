@@ -206,22 +206,18 @@ def test_only_the_groups_of_hosts_are_given_rights() -> None:
     ]
 
 
-HOSTS_ONLY = [each for name, text in MANIFESTS if name == "15-admission.yaml" for each in yaml.safe_load_all(text)]
-
-
-def policies() -> dict[str, dict[str, Any]]:
-    """Those that tie hosts to their own names."""
-    return {
-        each["metadata"]["name"]: each["spec"] for each in HOSTS_ONLY if each["kind"] == "ValidatingAdmissionPolicy"
-    }
+def policies(file: str = "15-admission.yaml") -> dict[str, dict[str, Any]]:
+    """Those of one file: 15 ties hosts to their names, 30 is about everybody's mistakes."""
+    found = [each for each in yaml.safe_load_all(dict(MANIFESTS)[file]) if each["kind"] == "ValidatingAdmissionPolicy"]
+    return {each["metadata"]["name"]: each["spec"] for each in found}
 
 
 def test_every_admission_policy_is_bound_and_refuses() -> None:
-    bindings = [each["spec"] for each in HOSTS_ONLY if each["kind"] == "ValidatingAdmissionPolicyBinding"]
+    bindings = [each["spec"] for each in DOCUMENTS if each["kind"] == "ValidatingAdmissionPolicyBinding"]
 
-    assert {each["policyName"]: each["validationActions"] for each in bindings} == {
-        name: ["Deny"] for name in policies()
-    }
+    warns = {"hostagent-requests": ["Warn"]}  # of Services, which are others' objects
+    expected = {name: ["Deny"] for name in policies() | policies("30-admission.yaml")} | warns
+    assert {each["policyName"]: each["validationActions"] for each in bindings} == expected
 
 
 @pytest.mark.parametrize("name", policies())
@@ -231,6 +227,15 @@ def test_an_admission_policy_concerns_hosts_only_and_says_why_it_refuses(name: s
     assert [each["name"] for each in policy["matchConditions"]] == ["by-a-host"]
     assert policy["failurePolicy"] == "Fail"
     assert all(("message" in each) != ("messageExpression" in each) for each in policy["validations"])
+
+
+@pytest.mark.parametrize("name", policies("30-admission.yaml"))
+def test_a_policy_about_mistakes_says_what_is_wrong_and_stands_in_no_others_way(name: str) -> None:
+    policy = policies("30-admission.yaml")[name]
+
+    assert all(("message" in each) != ("messageExpression" in each) for each in policy["validations"])
+    about = {group for rule in policy["matchConstraints"]["resourceRules"] for group in rule["apiGroups"]}
+    assert about == {"metallb.io"} or policy["failurePolicy"] == "Ignore"
 
 
 def test_everything_that_a_host_may_write_is_tied_to_its_name() -> None:
@@ -256,5 +261,5 @@ def test_the_namespace_stands_where_the_access_command_will_replace_it() -> None
     by_file = {name: text.count("metallb-system") for name, text in MANIFESTS if "metallb-system" in text}
     namespaces = [d["metadata"].get("namespace", d["metadata"]["name"]) for d in DOCUMENTS if d["kind"] != "x"]
 
-    assert set(by_file) == {"00-namespace.yaml", "15-admission.yaml", "20-rbac.yaml"}
+    assert set(by_file) == {"00-namespace.yaml", "15-admission.yaml", "20-rbac.yaml", "30-admission.yaml"}
     assert namespaces.count("metallb-system") == 5
