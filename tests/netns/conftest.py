@@ -145,6 +145,14 @@ def enter(name: str) -> None:
             raise OSError(ctypes.get_errno(), "setns", name)
 
 
+def enter_pid(pid: int) -> None:
+    """Move this thread into the network namespace of a process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+        if libc.setns(namespace.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns", pid)
+
+
 @pytest.fixture
 def segment() -> Iterator[Segment]:
     """An empty segment; removed with all its hosts, whatever happens."""

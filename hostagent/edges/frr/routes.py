@@ -24,7 +24,9 @@ class Kernel(Protocol):
     """One table of the kernel, as `edges.netlink.KernelRoutes` has it."""
 
     async def present(self) -> Mapping[Network, int]: ...
-    async def change(self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset()) -> None: ...
+    async def change(
+        self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset(), old_first: bool = False
+    ) -> None: ...
     async def touch(self, networks: Mapping[Network, int]) -> None: ...
     async def local_addresses(self) -> frozenset[IP]: ...
     async def close(self) -> None: ...
@@ -84,8 +86,11 @@ class FrrRoutes:
         """
         v4, v6 = await self._places()
         for version, kernel in ((4, v4), (6, v6)):
+            # `ip import-table` knows one route for a prefix: when one of two goes, it takes the prefix away.
             await kernel.change(
-                add=_of(version, add), remove=frozenset(network for network in remove if network.version == version)
+                add=_of(version, add),
+                remove=frozenset(network for network in remove if network.version == version),
+                old_first=v6 is not v4,
             )
         self._there = {network: metric for network, metric in self._there.items() if network not in remove} | dict(add)
         await self._shadow()

@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 from hostagent.edges.netlink import route_wire
 from hostagent.edges.netlink.route_socket import RouteSocket, cause_of
@@ -14,11 +14,24 @@ from hostagent.edges.netlink.route_wire import Route
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, Network
 
-_Encode = Callable[[Route, int, int], bytes]
-_GONE = errno.ESRCH
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 _ENCODE_AT_ONCE = 500
 """About 5 ms of the event loop."""
+
+
+class _Act(NamedTuple):
+    encode: Callable[[Route, int, int], bytes]
+    route: Route
+    already: int
+    """What the kernel says when it is so already."""
+
+    @classmethod
+    def add(cls, route: Route) -> _Act:
+        return cls(route_wire.add_request, route, errno.EEXIST)
+
+    @classmethod
+    def remove(cls, route: Route) -> _Act:
+        return cls(route_wire.remove_request, route, errno.ESRCH)
 
 
 class KernelRoutes:
@@ -58,24 +71,31 @@ class KernelRoutes:
         self._there = there
         return {network: min(metrics) for network, metrics in there.items()}
 
-    async def change(self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset()) -> None:
-        """Make it so, and read nothing back: `present` does. A new metric is there before the old one goes.
+    async def change(
+        self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset(), old_first: bool = False
+    ) -> None:
+        """Make it so, and read nothing back: `present` does.
+
+        A new metric is there before the old one goes; with `old_first` the old one goes immediately before, in the same
+        message to the kernel.
 
         Raises:
             EdgeError: the kernel refused one (the others were carried out).
         """
-        come = [Route(network, metric) for network, metric in add.items()]
-        stale = [
-            Route(network, old)
-            for network, metric in add.items()
-            for old in self._there.get(network, frozenset()) - {metric}
+        acts: list[_Act] = []
+        for network, metric in add.items():
+            stale = [_Act.remove(Route(network, old)) for old in self._there.get(network, frozenset()) - {metric}]
+            new = _Act.add(Route(network, metric))
+            acts += [*stale, new] if old_first else [new, *stale]
+        acts += [
+            _Act.remove(Route(network, metric))
+            for network in remove
+            for metric in self._there.get(network, frozenset())
         ]
-        gone = [Route(network, metric) for network in remove for metric in self._there.get(network, frozenset())]
-        await self._carry_out(come, route_wire.add_request, already=errno.EEXIST)
-        for network, metric in come:
+        for network, metric in add.items():  # should it be interrupted, nothing that may be there is forgotten
             self._there[network] = self._there.get(network, frozenset()) | {metric}
-        await self._carry_out([*stale, *gone], route_wire.remove_request, already=_GONE)
-        self._there.update({network: frozenset({metric}) for network, metric in come})
+        await self._carry_out(acts)
+        self._there.update({network: frozenset({metric}) for network, metric in add.items()})
         for network in remove:
             self._there.pop(network, None)
 
@@ -84,9 +104,8 @@ class KernelRoutes:
 
         Raises EdgeError.
         """
-        again = [Route(network, metric) for network, metric in networks.items()]
-        await self._carry_out(again, route_wire.remove_request, already=_GONE)
-        await self._carry_out(again, route_wire.add_request, already=errno.EEXIST)
+        routes = [Route(network, metric) for network, metric in networks.items()]
+        await self._carry_out([*map(_Act.remove, routes), *map(_Act.add, routes)])
 
     async def local_addresses(self) -> frozenset[IP]:
         """All addresses of this host's interfaces. Raises EdgeError."""
@@ -103,12 +122,14 @@ class KernelRoutes:
                 return ()
             raise
 
-    async def _carry_out(self, routes: Sequence[Route], encode: _Encode, *, already: int) -> None:
+    async def _carry_out(self, acts: Sequence[_Act]) -> None:
         refused: list[tuple[Route, int]] = []
-        for start in range(0, len(routes), _ENCODE_AT_ONCE):
-            part = routes[start : start + _ENCODE_AT_ONCE]
-            codes = await self._sock.requests([encode(route, self._table, self._protocol) for route in part])
-            refused += [(route, code) for route, code in zip(part, codes, strict=True) if code not in (0, already)]
+        for start in range(0, len(acts), _ENCODE_AT_ONCE):
+            part = acts[start : start + _ENCODE_AT_ONCE]
+            codes = await self._sock.requests([act.encode(act.route, self._table, self._protocol) for act in part])
+            refused += [
+                (act.route, code) for act, code in zip(part, codes, strict=True) if code not in (0, act.already)
+            ]
             await asyncio.sleep(0)
         if refused:
             route, code = refused[0]
