@@ -54,13 +54,13 @@ test-kube: setup ## The edges and CRDs on a real API server
 	$(PYTEST) tests/kube
 
 test-fabric: setup ## Real hosts, API server and traffic, the fabric itself included
-	$(PYTEST) tests/fabric tests/fault tests/system
+	$(PYTEST) tests/fabric tests/fault tests/system tests/bgp
 
 test-fault: setup ## The fault campaign's short form: each fault once, on real hosts
 	$(PYTEST) tests/fault
 
 test: setup lint types ## Everything: checks, unit, simulation, netns, API server, real hosts and faults, molecule
-	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/fault tests/system
+	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/fault tests/system tests/bgp
 
 molecule: setup ## The roles on real systemd hosts: make molecule [S=default]
 	$(BIN)/molecule test -s $(S)
@@ -70,6 +70,9 @@ soak: setup ## The simulation for longer: make soak [MINUTES=10] [SEED=1]
 
 bench-failover: setup ## Outages, fault by fault, many times; writes docs/failover.md: [RUNS=10] [FAULTS=a,b] [FRESH=1]
 	@$(BIN)/python -m tests.bench.failover --runs $(or $(RUNS),10) $(if $(FAULTS),--faults $(FAULTS)) $(if $(FRESH),--fresh)
+
+bench-bgp: setup ## From a change to the router's kernel, beside frr-reload; writes docs/bgp.md: [RUNS=10] [PRESENT=1,100]
+	@$(BIN)/python -m tests.bench.bgp --runs $(or $(RUNS),10) $(if $(PRESENT),--present $(PRESENT))
 
 demo: setup ## The main job, end to end, on an embedded lab (KEEP=1 keeps the lab)
 	@$(BIN)/python -m tests.fabric.demo $(if $(KEEP),--keep)
@@ -98,4 +101,4 @@ clean: ## Remove what was built here; the cache stays (rm -r $(CACHE) removes th
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 .PHONY: help setup fmt lint types test test-unit test-simulation test-netns test-kube test-fabric test-fault molecule \
-  soak bench-failover demo lab-up lab-sh lab-down wheel lock check clean
+  soak bench-failover bench-bgp demo lab-up lab-sh lab-down wheel lock check clean
