@@ -16,7 +16,8 @@ from hostagent.agent.cluster import Cluster
 from hostagent.core.advertise import Leaving, Plan, peers_here
 from hostagent.core.frr_diff import Change, compare, our_peers, parse, running_classes
 from hostagent.core.frr_text import Wanted, digest, number_classes
-from hostagent.edges.kube.events import Events, about_service
+from hostagent.core.tellings import PROTOCOL_BGP, announced, withdrawn
+from hostagent.edges.kube.events import Events, about_resource, about_service
 from hostagent.model.bgp import AttributeClass, BgpConfig, Line, Observed, Peer, Router, Routes
 from hostagent.model.cluster import Fault
 from hostagent.model.errors import EdgeError
@@ -345,8 +346,7 @@ class Advertiser:
             await self._routes.change(add={}, remove=frozenset(old))
             await self._routes.change(add={prefix: before[prefix] for prefix in old}, remove=frozenset())
 
-    @staticmethod
-    def _tell_sessions(changes: Iterable[Happened]) -> None:
+    def _tell_sessions(self, changes: Iterable[Happened]) -> None:
         for each in changes:
             match each:
                 case Happened(of="session", good=True):
@@ -357,6 +357,15 @@ class Advertiser:
                     say("bgp.bfd-up", each.message, peer=each.peer)
                 case _:
                     warn("bgp.bfd-down", each.message, peer=each.peer)
+            peer = self._cluster.bgp_peer(each.peer)
+            if peer is not None:
+                what = "Session" if each.of == "session" else "BFD"
+                self._events.emit(
+                    about_resource(peer),
+                    reason=f"{what}{'Up' if each.good else 'Down'}",
+                    message=f"{self._me}: {each.message}",
+                    warning=not each.good,
+                )
 
     # Routes
 
@@ -412,6 +421,9 @@ class Advertiser:
             say(
                 "bgp.withdrawn", f"{prefix} is no longer advertised: {why}", vip=str(prefix.network_address), reason=why
             )
+            told = withdrawn(prefix, self._me, why, heir=None, protocol=PROTOCOL_BGP)  # other hosts go on, or do not
+            for use in self._cluster.uses(prefix.network_address):
+                self._events.emit(about_service(use.service), reason=told.reason, message=told.message)
         fresh = [prefix for prefix in add if prefix not in self.present]
         self.present |= add
         self._woken.set()
@@ -436,8 +448,5 @@ class Advertiser:
             service=" ".join(map(str, sorted(services))),
         )
         for service in services.values():
-            self._events.emit(
-                about_service(service),
-                reason="nodeAssigned",
-                message=f'announcing {prefix} from node "{self._me}" with protocol "bgp"',
-            )
+            told = announced(prefix, self._me, PROTOCOL_BGP)
+            self._events.emit(about_service(service), reason=told.reason, message=told.message)

@@ -254,7 +254,7 @@ class Agent:
             await self._observe(everything=False)
             await self.announcer.turn()
             seat_at = self._turn_allocator()
-            self.reports.turn(self.ownership.held)
+            self.reports.turn(self.ownership.held, self.bgp.advertiser.faults)
             self._refusals.turn(now(), leads=self.allocator.leads)
             self._notify.alive()
             self._notify.status(status_line(self))

@@ -156,6 +156,10 @@ class Cluster:
         resources = [r for informer in self.resources.values() for r in informer.items.values()]
         self.config = build(resources, namespace=self._namespace, previous=self.config, secrets=self.secrets)
 
+    def bgp_peer(self, name: str) -> Resource | None:
+        """A BGPPeer as it is written now."""
+        return self.resources["bgppeers"].items.get((self._namespace, name))
+
     @property
     def secret_names(self) -> frozenset[str]:
         """The Secrets that BGPPeers name, as they are written now or in the version that is in force."""

@@ -10,7 +10,7 @@ from hostagent.agent.cluster import Cluster
 from hostagent.core.status_objects import allocator_state, host_state, l2_statuses, pool_statuses
 from hostagent.edges.kube.status_objects import StatusObjects, owners, remove_of
 from hostagent.edges.kube.transport import Api
-from hostagent.model.cluster import ConfigSet
+from hostagent.model.cluster import ConfigSet, Fault
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, Instant, InterfaceName, NodeName, ServiceKey
 from hostagent.model.status_objects import (
@@ -60,12 +60,14 @@ class Reports:
             for each in self._kinds:
                 tasks.create_task(each.run())
 
-    def turn(self, held: Mapping[IP, InterfaceName]) -> None:
-        """Say what is to be told now. `held` are the addresses that are on this host's interfaces."""
+    def turn(self, held: Mapping[IP, InterfaceName], faults: tuple[Fault, ...] = ()) -> None:
+        """Say what is to be told now. `held` are the addresses that are on this host's interfaces, `faults` what only
+        this host can tell of the configuration.
+        """
         if now() - self._turned_at < TURN_S:
             return
         self._turned_at = now()
-        told = (dict(held), self._cluster.config, self._cluster.users_version)
+        told = (dict(held), self._cluster.config, self._cluster.users_version, faults)
         if told == self._told:
             return
         self._told = told
@@ -74,7 +76,7 @@ class Reports:
             for use in self._cluster.uses(vip):
                 answered.setdefault(use.service.key, set()).add(interface)
         self.l2.want(l2_statuses(self._node, answered))
-        self.state.want([host_state(self._node, self._cluster.config.faults)])
+        self.state.want([host_state(self._node, (*self._cluster.config.faults, *faults))])
 
     async def end(self) -> None:
         """Take back what this host said: it is about to leave."""

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent.core.advertise import Leaving, Plan, WhyNot, peers_here
@@ -211,6 +211,7 @@ def test_a_new_peer_changes_no_class() -> None:
     assert before.prefixes == after.prefixes
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["none", "serves", "gold", "idle"])), max_size=30))
 def test_the_same_facts_give_the_same_prefixes_whatever_was_before(changes: list[tuple[int, str]]) -> None:
     uses = {

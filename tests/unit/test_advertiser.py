@@ -16,7 +16,7 @@ from hostagent.edges.kube.endpoints import Slice
 from hostagent.edges.kube.events import Events, Subject
 from hostagent.edges.kube.transport import Api
 from hostagent.model.bgp import BgpConfig, Line, Observed, PeerState, Secret, SessionState
-from hostagent.model.cluster import ConfigSet, Service
+from hostagent.model.cluster import ConfigSet, Resource, Service
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, Network, NodeName
 from tests.unit.bgp import TABLE, a_grant, a_peer, an_ad
@@ -94,6 +94,8 @@ class Host:
         )  # fmt: skip
         self.cluster.nodes.items[ME] = a_node("h1")
         self.events: list[str] = []
+        peer = Resource(api_version="metallb.io/v1beta2", kind="BGPPeer", namespace="metallb-system", name="tor1")
+        self.cluster.resources["bgppeers"].items["metallb-system", "tor1"] = peer
         self.guarded: dict[IP, object] = {ip_address(A): (), ip_address(B): ()}
         self.configure()
         self.advertiser = Advertiser(
@@ -111,8 +113,7 @@ class Host:
         return self.daemon, self.daemon
 
     def emit(self, subject: Subject, *, reason: str, message: str, warning: bool = False) -> None:
-        assert (reason, warning) == ("nodeAssigned", False)
-        self.events.append(f"{subject.name}: {message}")
+        self.events.append(f"{reason}{'!' if warning else ''} {subject.name}: {message}")
 
     def configure(self, config: BgpConfig | None = None) -> None:
         if config is None:
@@ -157,7 +158,7 @@ def test_a_service_is_a_route_with_its_class() -> None:
 
         number = host.daemon.routes[net(A)]
         assert host.advertiser.classes[number].toward("tor1") == a_grant("tor1")
-        assert host.events == [f'web: announcing {A}/32 from node "h1" with protocol "bgp"']
+        assert host.events[:1] == [f'nodeAssigned web: announcing {A}/32 from node "h1" with protocol "bgp"']
 
     asyncio.run(main())
 
@@ -377,6 +378,8 @@ def test_then_it_withdraws() -> None:
         await host.turn()
 
         assert (host.daemon.routes, host.advertiser.leaving) == ({}, Leaving.GONE)
+        withdrawn = f'no longer announcing {A}/32 from node "h1" with protocol "bgp": draining'
+        assert host.events[-1] == f"nodeWithdrawn web: {withdrawn}"
         assert host.advertiser.gone
 
     asyncio.run(main())
@@ -421,7 +424,9 @@ def test_a_session_that_is_lost_is_told(caplog: pytest.LogCaptureFixture) -> Non
         with caplog.at_level("WARNING"):
             await host.turn()
 
-        assert [r.getMessage() for r in caplog.records] == ["the session with tor1 (192.0.2.2) is lost, Active"]
+        lost = "the session with tor1 (192.0.2.2) is lost, Active"
+        assert [r.getMessage() for r in caplog.records] == [lost]
+        assert host.events[-1] == f"SessionDown! tor1: h1: {lost}"
 
     asyncio.run(main())
 
