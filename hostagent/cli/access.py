@@ -129,6 +129,7 @@ class _Host(msgspec.Struct, forbid_unknown_fields=True):
     node: str
     addresses: list[str] = []
     gateways: list[str] = []
+    passing: list[str] = []
 
     def facts(self) -> HostFacts:
         """Raises ValueError for what is no address."""
@@ -136,6 +137,7 @@ class _Host(msgspec.Struct, forbid_unknown_fields=True):
             node=NodeName(self.node),
             addresses=tuple(map(ip_address, self.addresses)),
             gateways=tuple(map(ip_address, self.gateways)),
+            passing=tuple(map(ip_address, self.passing)),
         )
 
 
@@ -149,7 +151,8 @@ class _Host(msgspec.Struct, forbid_unknown_fields=True):
 def preflight(hosts: IO[bytes] | None, kubeconfig: str, namespace: str, output: str) -> None:
     """Look whether the cluster, and hosts, are fit for a rollout. Changes nothing.
 
-    HOSTS is a list of {"node": …, "addresses": […], "gateways": […]}. Exits with 65 if something would not work.
+    HOSTS is a list of {"node": …, "addresses": […], "passing": […], "gateways": […]}; passing are VIPs.
+    Exits with 65 if something would not work.
     """
     try:
         told = [each.facts() for each in msgspec.json.decode(hosts.read(), type=list[_Host])] if hosts else []

@@ -93,7 +93,8 @@ def _host(cluster: ClusterFacts, host: HostFacts) -> Iterator[Finding]:
             )
     for name, texts in sorted(cluster.pools.items()):
         ranges = list(_ranges(texts))
-        for what, ips in (("an address", host.addresses), ("the gateway", host.gateways)):
+        own = [ip for ip in host.addresses if ip not in host.passing]
+        for what, ips in (("an address", own), ("the gateway", host.gateways)):
             taken = [ip for ip in ips if any(ip in each for each in ranges)]
             if taken:
                 yield Finding(

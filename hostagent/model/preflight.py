@@ -62,3 +62,5 @@ class HostFacts:
     node: NodeName
     addresses: tuple[IP, ...]
     gateways: tuple[IP, ...]
+    passing: tuple[IP, ...] = ()
+    """Those of `addresses` that look like VIPs which it has for now: of a pool by right."""

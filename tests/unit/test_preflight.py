@@ -70,6 +70,25 @@ def test_what_is_wrong_with_a_host_is_found(host: HostFacts, check: str) -> None
     assert found(CLUSTER, host) == [(check, Severity.ERROR, host.node)]
 
 
+def test_a_vip_that_a_host_has_for_now_is_of_the_pool_by_right() -> None:
+    vip = ip_address("198.51.100.70")
+    assert found(CLUSTER, replace(HOST, addresses=(HERE, vip), passing=(vip,))) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "link", "passes"),
+    [
+        ({"family": "inet", "prefixlen": 32, "valid_life_time": 9}, "eth0", True),
+        ({"family": "inet6", "prefixlen": 128, "valid_life_time": 9}, "eth0", True),
+        ({"family": "inet", "prefixlen": 24, "valid_life_time": 3600}, "eth0", False),  # DHCP
+        ({"family": "inet", "prefixlen": 32, "valid_life_time": 4294967295}, "eth0", False),
+        ({"family": "inet", "prefixlen": 32, "valid_life_time": 4294967295}, "kube-ipvs0", True),
+    ],
+)
+def test_a_vip_is_known_by_its_lifetime(entry: dict[str, Any], link: str, passes: bool) -> None:
+    assert load().passes(entry, {"ifname": link}) is passes
+
+
 def test_two_hosts_of_one_name_are_found() -> None:
     assert found(CLUSTER, HOST, HOST) == [("node-name", Severity.ERROR, "h1")]
 
@@ -157,5 +176,5 @@ def test_the_script_runs_anywhere_and_needs_no_packages() -> None:
         text=True,
         check=True,
     )
-    assert set(json.loads(done.stdout)) == {"addresses", "gateways", "findings"}
+    assert set(json.loads(done.stdout)) == {"addresses", "passing", "gateways", "findings"}
     assert "does not answer this host" in done.stdout

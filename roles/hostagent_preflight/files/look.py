@@ -2,7 +2,7 @@
 # ruff: noqa: INP001, T201 (a script, whose answer is what it prints)
 """Look whether this host is fit for hostagent. Reads only; standard library only. Prints one JSON object:
 
-`{"addresses": […], "gateways": […], "findings": [{"check", "severity", "says", "remedy"}]}`.
+`{"addresses": […], "passing": […], "gateways": […], "findings": [{"check", "severity", "says", "remedy"}]}`.
 
 Usage: look.py JSON, with `{"server": "https://…", "max_skew_s": 30, "sysctls": {…}}`: the API server as hosts reach it,
 and the kernel settings that the role will make.
@@ -23,6 +23,7 @@ from pathlib import Path
 
 ETHERNET = "1"  # ARPHRD_ETHER
 STRICT = "1"  # rp_filter
+FOREVER = 0xFFFFFFFF  # INFINITY_LIFE_TIME, as `ip` prints it
 KUBE_PROXY = ("127.0.0.1", 10249)
 TIMEOUT_S = 5
 TOOLS = {"ip": "iproute2", "nft": "nftables", "openssl": "openssl", "systemctl": "systemd"}
@@ -31,7 +32,7 @@ TOOLS = {"ip": "iproute2", "nft": "nftables", "openssl": "openssl", "systemctl":
 def main():
     asked = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     facts = gather(asked.get("server", ""))
-    answer = {key: facts[key] for key in ("addresses", "gateways")}
+    answer = {key: facts[key] for key in ("addresses", "passing", "gateways")}
     print(json.dumps(answer | {"findings": list(judge(facts, asked))}))
 
 
@@ -43,6 +44,7 @@ def gather(server):
     return {
         "links": [describe(link) for link in links],
         "addresses": [entry["local"] for link in links for entry in link["addr_info"] if entry["scope"] == "global"],
+        "passing": [entry["local"] for link in links for entry in link["addr_info"] if passes(entry, link)],
         "gateways": [
             route["gateway"]
             for family in ("-4", "-6")
@@ -61,6 +63,12 @@ def gather(server):
 def ip_json(*words):
     done = subprocess.run(["ip", "-json", *words], capture_output=True, text=True, check=False)
     return [each for each in json.loads(done.stdout or "[]") if each]
+
+
+def passes(entry, link):
+    """Whether an address is a VIP that this host has for now: alone in its subnet, with a lifetime, or kube-proxy's."""
+    alone = entry["prefixlen"] == (32 if entry["family"] == "inet" else 128)
+    return link["ifname"] == "kube-ipvs0" or (alone and entry["valid_life_time"] < FOREVER)
 
 
 def describe(link):
@@ -92,7 +100,7 @@ def sysctl(name):
 def active(unit):
     argv = ["systemctl", "is-active", "--quiet", unit]
     try:
-        return not subprocess.run(argv, check=False, timeout=TIMEOUT_S).returncode
+        return not subprocess.run(argv, capture_output=True, check=False, timeout=TIMEOUT_S).returncode
     except (OSError, subprocess.TimeoutExpired):
         return False
 
