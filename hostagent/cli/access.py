@@ -31,14 +31,14 @@ EXIT_API = 1
 EXIT_REFUSED = 65  # EX_DATAERR: what was given is wrong
 EXIT_CONFIG = 78  # EX_CONFIG: this machine's own set-up is
 
-_kubeconfig = click.option(
+kubeconfig_option = click.option(
     "--kubeconfig",
     metavar="FILE",
     default=lambda: os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config"),
     show_default="$KUBECONFIG, else ~/.kube/config",
     help="A cluster admin's kubeconfig.",
 )
-_namespace = click.option(
+namespace_option = click.option(
     "--namespace", default=cluster.PACKAGED_NAMESPACE, show_default=True, help="The configuration namespace."
 )
 _output = click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -54,20 +54,20 @@ def access() -> None:
 
 
 @access.command("apply")
-@_kubeconfig
-@_namespace
+@kubeconfig_option
+@namespace_option
 @click.option("--dry-run", is_flag=True, help="Only say what would change; the API server decides, and keeps nothing.")
 @_output
 def apply(kubeconfig: str, namespace: str, dry_run: bool, output: str) -> None:
     """Install or update kinds, namespace and access rules. A second run changes nothing."""
     wanted = cluster.objects((text for _, text in cluster.manifests()), namespace=namespace)
-    done = _with_api(kubeconfig, lambda api: cluster.apply(api, wanted, dry_run=dry_run))
-    _report(done, output=output, dry_run=dry_run)
+    done = with_api(kubeconfig, lambda api: cluster.apply(api, wanted, dry_run=dry_run))
+    report(done, output=output, dry_run=dry_run)
 
 
 @access.command("remove")
-@_kubeconfig
-@_namespace
+@kubeconfig_option
+@namespace_option
 @click.option("--with-crds", is_flag=True, help="Delete namespace and kinds too, and with them all pools and claims.")
 @_output
 def remove(kubeconfig: str, namespace: str, with_crds: bool, output: str) -> None:
@@ -81,24 +81,24 @@ def remove(kubeconfig: str, namespace: str, with_crds: bool, output: str) -> Non
         leases = await cluster.remove_leases(api, namespace)
         return [*leases, *await cluster.remove(api, unwanted, with_crds=with_crds)]
 
-    _report(_with_api(kubeconfig, act), output=output, dry_run=False)
+    report(with_api(kubeconfig, act), output=output, dry_run=False)
 
 
 @access.command("forget")
 @click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Also a host that did not end its session, as it broke down for good.")
-@_kubeconfig
-@_namespace
+@kubeconfig_option
+@namespace_option
 @_output
 def forget(nodes: tuple[str, ...], force: bool, kubeconfig: str, namespace: str, output: str) -> None:
     """Delete the sessions of hosts that will not come back, which `hostagent status` would go on listing."""
     gone = [NodeName(node) for node in nodes]
-    done = _with_api(kubeconfig, lambda api: cluster.forget(api, gone, namespace=namespace, force=force))
-    _report(done, output=output, dry_run=False)
+    done = with_api(kubeconfig, lambda api: cluster.forget(api, gone, namespace=namespace, force=force))
+    report(done, output=output, dry_run=False)
 
 
 @access.command("manifests")
-@_namespace
+@namespace_option
 def manifests(namespace: str) -> None:
     """Print what `apply` applies, for those who use kubectl or GitOps."""
     for name, text in cluster.manifests():
@@ -109,7 +109,7 @@ def manifests(namespace: str) -> None:
 @click.option("--node", required=True, metavar="NAME", help="The host's Node name.")
 @click.option("--allocator", is_flag=True, help="It may give out addresses: of group hostagent:allocators besides.")
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1, 3650), help="Validity asked for.")
-@_kubeconfig
+@kubeconfig_option
 def sign(node: str, allocator: bool, days: int, kubeconfig: str) -> None:
     """Sign a host's certificate request (PEM on standard input) for user hostagent:node:NAME.
 
@@ -118,7 +118,7 @@ def sign(node: str, allocator: bool, days: int, kubeconfig: str) -> None:
     may grant a shorter validity than asked for.
     """
     request_pem = sys.stdin.buffer.read()
-    signed = _with_api(
+    signed = with_api(
         kubeconfig,
         lambda api: signing.sign(api, node=NodeName(node), allocator=allocator, request_pem=request_pem, days=days),
     )
@@ -145,8 +145,8 @@ class _Host(msgspec.Struct, forbid_unknown_fields=True):
 @click.option(
     "--hosts", type=click.File("rb"), default=None, help="What hosts told of themselves, as JSON; - for stdin."
 )
-@_kubeconfig
-@_namespace
+@kubeconfig_option
+@namespace_option
 @_output
 def preflight(hosts: IO[bytes] | None, kubeconfig: str, namespace: str, output: str) -> None:
     """Look whether the cluster, and hosts, are fit for a rollout. Changes nothing.
@@ -158,7 +158,7 @@ def preflight(hosts: IO[bytes] | None, kubeconfig: str, namespace: str, output: 
         told = [each.facts() for each in msgspec.json.decode(hosts.read(), type=list[_Host])] if hosts else []
     except ValueError as exc:  # msgspec's own errors among them
         _fail(f"--hosts: {exc}", EXIT_REFUSED)
-    facts = _with_api(kubeconfig, lambda api: look(api, namespace=namespace))
+    facts = with_api(kubeconfig, lambda api: look(api, namespace=namespace))
     found = examine(facts, told)
     if output == "json":
         click.echo(json.dumps({"version": facts.version, "findings": [asdict(each) for each in found]}, indent=2))
@@ -168,7 +168,7 @@ def preflight(hosts: IO[bytes] | None, kubeconfig: str, namespace: str, output: 
     sys.exit(EXIT_REFUSED if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
-def _with_api(kubeconfig: str, act: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+def with_api(kubeconfig: str, act: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
     async def run() -> T:
         api = await Api.open(kubeconfig, user_agent="hostagent-access")
         try:
@@ -191,7 +191,7 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _report(done: Sequence[Applied], *, output: str, dry_run: bool) -> None:
+def report(done: Sequence[Applied], *, output: str, dry_run: bool) -> None:
     if output == "json":
         shape = {
             "changed": any(each.changed for each in done),
