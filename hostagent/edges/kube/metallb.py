@@ -82,7 +82,7 @@ async def find(api: Api, *, namespace: str) -> Found:
             sorted(
                 each["metadata"]["name"]
                 for each in crds
-                if _managed_by(each) == "Helm" and each["metadata"]["annotations"].get(KEEP) != "keep"
+                if _managed_by(each) == "Helm" and (each["metadata"].get("annotations") or {}).get(KEEP) != "keep"
             )
         ),
     )
