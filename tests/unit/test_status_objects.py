@@ -7,6 +7,7 @@ import pytest
 from hostagent.core.status_objects import (
     INT64_MAX,
     allocator_state,
+    bgp_statuses,
     host_state,
     l2_statuses,
     object_name,
@@ -70,6 +71,12 @@ def test_one_object_per_node_and_service_whoever_makes_it() -> None:
     one, other = l2_statuses(H1, {a_key("a/web"): {InterfaceName("eth0")}, a_key("b/web"): {InterfaceName("eth0")}})
     assert one.name == object_name("l2", H1, a_key("a/web"))
     assert one.name != other.name != object_name("l2", NodeName("h2"), a_key("b/web"))
+
+
+def test_a_service_is_told_with_the_peers_that_it_is_meant_for() -> None:
+    [one] = bgp_statuses(H1, {a_key("a/web"): ("tor2", "tor1")})
+    assert one.labels["metallb.io/node"] == "h1"
+    assert one.status == {"node": "h1", "serviceName": "web", "serviceNamespace": "a", "peers": ["tor1", "tor2"]}
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
