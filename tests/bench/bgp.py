@@ -24,7 +24,6 @@ import click
 
 from hostagent.model.bgp import BfdProfile, Peer
 from tests.bench.report import machine
-from tests.bgp.playbook import run_role
 from tests.bgp.routers import (
     HOSTS_ASN,
     TOR,
@@ -280,8 +279,8 @@ def _measure(lab: Lab, runs: int, counts: Sequence[int]) -> list[Row]:
     tor = FrrRouterHost(host=lab.host(TOR))
     enable_frr(tor.host)
     load(tor.host, frr_text({n: Neighbour(v4=lab.host(n).addresses[0], v6=lab.host(n).addresses[1]) for n in names}))
-    run_role(lab, ("frr8", "frr10"))
-    enable_frr(lab.host("reload"))
+    for name in names:
+        enable_frr(lab.host(name))
     ours = [Ours("hostagent, FRR 8.4", lab.host("frr8")), Ours("hostagent, FRR 10.3", lab.host("frr10"))]
     theirs = Reload("frr-reload, FRR 8.4", lab.host("reload"))
     measuring = Bench(lab, tor, runs, [])
@@ -332,9 +331,9 @@ def _lose(measuring: Bench, way: Ours, runs: int) -> None:
         measuring.losses(way, event, lambda: lab.segment.set_faults(*cut), partial(mend, peer), times)
     measuring.losses(
         way,
-        "bgpd killed (watchfrr starts it again)",
+        "bgpd killed",
         lambda: _kill_bgpd(host),
-        lambda: None,
+        lambda: _tell_again(speaker, without),
         max(2, runs // 3),
     )
     speaker.clear()
@@ -342,6 +341,13 @@ def _lose(measuring: Bench, way: Ours, runs: int) -> None:
 
 def _kill_bgpd(host: Host) -> None:
     host.run(["sh", "-c", "kill -KILL $(cat /run/frr/bgpd.pid)"])
+
+
+def _tell_again(speaker: Speaker, peer: Peer) -> None:
+    """watchfrr starts it again, and the agent tells it what it forgot."""
+    is_up = ["vtysh", "-d", "bgpd", "-c", "show version"]
+    until(lambda: speaker.host.run(is_up, check=False).returncode == 0, "bgpd to be back", _TIMEOUT_S)
+    speaker.peer_with(peer)
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
