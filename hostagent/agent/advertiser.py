@@ -7,17 +7,17 @@ restart, a crash or an upgrade of the agent is no event for any router.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from hostagent.agent.bgp_states import Happened, PeerStates
+from hostagent.agent.bgp_states import PeerStates, tell
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.core.advertise import Leaving, Plan, peers_here
 from hostagent.core.frr_diff import Change, compare, our_peers, parse, running_classes
 from hostagent.core.frr_text import Wanted, digest, number_classes
 from hostagent.core.tellings import PROTOCOL_BGP, announced, withdrawn
-from hostagent.edges.kube.events import Events, about_resource, about_service
+from hostagent.edges.kube.events import Events, about_service
 from hostagent.model.bgp import AttributeClass, BgpConfig, Line, Observed, Peer, Router, Routes
 from hostagent.model.cluster import Fault
 from hostagent.model.errors import EdgeError
@@ -331,7 +331,8 @@ class Advertiser:
     async def _compare(self, router: Router) -> None:
         """What FRR missed of the kernel's routes is put before it again; then the sessions."""
         ours = [peer for peer in self.peers if peer.name in self._change.configured]  # not a refused one's namesake
-        self._tell_sessions(self.states.take(await router.peers(), ours))
+        for happened in self.states.take(await router.peers(), ours):
+            tell(happened, me=self._me, peer=self._cluster.bgp_peer(happened.peer), events=self._events)
         if self._compared_at is not None and now() - self._compared_at < TAKEN_UP_S:
             return
         self._compared_at = now()
@@ -345,27 +346,6 @@ class Advertiser:
             warn("bgp.missed", f"FRR had missed {len(old)} of {len(before)} prefixes: they are put before it again")
             await self._routes.change(add={}, remove=frozenset(old))
             await self._routes.change(add={prefix: before[prefix] for prefix in old}, remove=frozenset())
-
-    def _tell_sessions(self, changes: Iterable[Happened]) -> None:
-        for each in changes:
-            match each:
-                case Happened(of="session", good=True):
-                    say("bgp.session-up", each.message, peer=each.peer)
-                case Happened(of="session"):
-                    warn("bgp.session-down", each.message, peer=each.peer)
-                case Happened(good=True):
-                    say("bgp.bfd-up", each.message, peer=each.peer)
-                case _:
-                    warn("bgp.bfd-down", each.message, peer=each.peer)
-            peer = self._cluster.bgp_peer(each.peer)
-            if peer is not None:
-                what = "Session" if each.of == "session" else "BFD"
-                self._events.emit(
-                    about_resource(peer),
-                    reason=f"{what}{'Up' if each.good else 'Down'}",
-                    message=f"{self._me}: {each.message}",
-                    warning=not each.good,
-                )
 
     # Routes
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hostagent.agent.clock import now
+from hostagent.edges.kube.events import Events, about_resource
 from hostagent.model.bgp import Peer, PeerState, SessionState
-from hostagent.model.names import Instant
+from hostagent.model.cluster import Resource
+from hostagent.model.names import Instant, NodeName
+from hostagent.telemetry.journal import say, warn
 
 FRESH_S = 5.0
 """A session that is younger at the first look came up meanwhile."""
@@ -65,6 +68,27 @@ class PeerStates:
         for name in self.since.keys() - present.keys():
             del self.since[name]
         return happened
+
+
+def tell(happened: Happened, *, me: NodeName, peer: Resource | None, events: Events) -> None:
+    """To the journal, and to whoever describes the BGPPeer (None: it is gone)."""
+    match happened:
+        case Happened(of="session", good=True):
+            say("bgp.session-up", happened.message, peer=happened.peer)
+        case Happened(of="session"):
+            warn("bgp.session-down", happened.message, peer=happened.peer)
+        case Happened(good=True):
+            say("bgp.bfd-up", happened.message, peer=happened.peer)
+        case _:
+            warn("bgp.bfd-down", happened.message, peer=happened.peer)
+    if peer is not None:
+        what = "Session" if happened.of == "session" else "BFD"
+        events.emit(
+            about_resource(peer),
+            reason=f"{what}{'Up' if happened.good else 'Down'}",
+            message=f"{me}: {happened.message}",
+            warning=not happened.good,
+        )
 
 
 def _up(state: PeerState) -> bool:

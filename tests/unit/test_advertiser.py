@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from hostagent.agent.advertiser import Advertiser
+from hostagent.agent.bgp_states import PeerStates
 from hostagent.agent.cluster import Cluster
 from hostagent.core.advertise import Leaving
 from hostagent.edges.kube.endpoints import Slice
@@ -86,8 +87,9 @@ class Daemon:
 class Host:
     """One life of the agent."""
 
-    def __init__(self, daemon: Daemon, *, shutdown_s: float = 0.0, off: bool = False) -> None:
+    def __init__(self, daemon: Daemon, *, shutdown_s: float = 0.0, off: bool = False, external: bool = False) -> None:
         self.daemon = daemon
+        self.external = external
         self.cluster = Cluster(
             cast("Api", None), namespace="metallb-system", load_balancer_class=None, last_good=ConfigSet(),
             wake=lambda: None,
@@ -109,8 +111,8 @@ class Host:
             off=off,
         )
 
-    async def open(self) -> tuple[Daemon, Daemon]:
-        return self.daemon, self.daemon
+    async def open(self) -> tuple[Daemon | None, Daemon]:
+        return (None if self.external else self.daemon), self.daemon
 
     def emit(self, subject: Subject, *, reason: str, message: str, warning: bool = False) -> None:
         self.events.append(f"{reason}{'!' if warning else ''} {subject.name}: {message}")
@@ -350,6 +352,25 @@ def test_switched_off_all_of_ours_goes_and_the_sites_stays() -> None:
         assert daemon.site == SITE
 
     asyncio.run(main())
+
+
+def test_another_daemon_is_given_the_same_routes() -> None:
+    async def main() -> None:
+        frr, bird = Host(Daemon()), Host(Daemon(), external=True)
+        for host in (frr, bird):
+            host.apply(plain(), plain("gold", B, labels={"tier": "gold"}))
+            await host.turn()
+
+        assert bird.daemon.routes == frr.daemon.routes != {}
+        assert (bird.daemon.told, bird.daemon.file) == ([], "")
+
+    asyncio.run(main())
+
+
+def test_a_session_that_outlived_the_agent_is_no_news() -> None:
+    up = PeerState(neighbor="192.0.2.2", state=SessionState.ESTABLISHED, for_s=3600.0, bfd="up")
+
+    assert PeerStates().take([up], [a_peer()]) == []
 
 
 # --- leaving ----------------------------------------------------------------------------------------------------------
