@@ -157,28 +157,35 @@ class Advertiser:
     async def run(self) -> None:
         """Keep routes and FRR as they should be, until cancelled."""
         while True:
-            pause_s = POLL_S
+            pause_s = self._pause_s() if await self.turn() else RETRY_S
             try:
-                await self._turn()
-                if self.trouble:
-                    say("bgp.works", "FRR and our routes are as they should be again")
-                self.trouble = ""
-            except EdgeError as error:
-                if str(error) != self.trouble:
-                    warn("bgp.failed", f"BGP is not as it should be, what is announced stays: {error}")
-                self.trouble, pause_s = str(error), RETRY_S
-                self._checked_at = self._routes_at = None
-            try:
-                async with asyncio.timeout(self._pause_s(pause_s)):
+                async with asyncio.timeout(pause_s):
                     await self._woken.wait()
             except TimeoutError:
                 pass
             self._woken.clear()
 
-    def _pause_s(self, longest_s: float) -> float:
+    async def turn(self) -> bool:
+        """Look, decide, act once; False if FRR or the kernel did not do what was asked."""
+        try:
+            await self._turn()
+        except EdgeError as error:
+            if str(error) != self.trouble:
+                warn("bgp.failed", f"BGP is not as it should be, what is announced stays: {error}")
+            self.trouble = str(error)
+            self._checked_at = self._routes_at = None
+            if self._router is not None:
+                await self._look_at_sessions(self._router)
+            return False
+        if self.trouble:
+            say("bgp.works", "FRR and our routes are as they should be again")
+        self.trouble = ""
+        return True
+
+    def _pause_s(self) -> float:
         if self._leaving_since is None or self.leaving is not Leaving.ANNOUNCED:
-            return longest_s
-        return max(0.02, min(longest_s, self._leaving_since + self._patience_s() - now()))
+            return POLL_S
+        return max(0.02, min(POLL_S, self._leaving_since + self._patience_s() - now()))
 
     async def _turn(self) -> None:
         if self._routes is None:
@@ -330,9 +337,7 @@ class Advertiser:
 
     async def _compare(self, router: Router) -> None:
         """What FRR missed of the kernel's routes is put before it again; then the sessions."""
-        ours = [peer for peer in self.peers if peer.name in self._change.configured]  # not a refused one's namesake
-        for happened in self.states.take(await router.peers(), ours):
-            tell(happened, me=self._me, peer=self._cluster.bgp_peer(happened.peer), events=self._events)
+        await self._look_at_sessions(router)
         if self._compared_at is not None and now() - self._compared_at < TAKEN_UP_S:
             return
         self._compared_at = now()
@@ -346,6 +351,16 @@ class Advertiser:
             warn("bgp.missed", f"FRR had missed {len(old)} of {len(before)} prefixes: they are put before it again")
             await self._routes.change(add={}, remove=frozenset(old))
             await self._routes.change(add={prefix: before[prefix] for prefix in old}, remove=frozenset())
+
+    async def _look_at_sessions(self, router: Router) -> None:
+        """An FRR that does not answer has none."""
+        try:
+            states = await router.peers()
+        except EdgeError:
+            states = ()
+        ours = [peer for peer in self.peers if peer.name in self._change.configured]  # not a refused one's namesake
+        for happened in self.states.take(states, ours):
+            tell(happened, me=self._me, peer=self._cluster.bgp_peer(happened.peer), events=self._events)
 
     # Routes
 

@@ -45,6 +45,12 @@ class PeerStates:
         for peer in peers:
             state = found.get((peer.vrf, peer.neighbor))
             if state is None:
+                before = self.of.get(peer.name)
+                if before is not None and _up(before):
+                    message = (
+                        f"the session with {peer.name} ({peer.neighbor}) is lost: FRR does not tell of it any more"
+                    )
+                    happened.append(Happened(of="session", peer=peer.name, message=message, good=False))
                 continue
             present[peer.name] = state
             before = self.of.get(peer.name)

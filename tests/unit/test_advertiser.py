@@ -367,6 +367,21 @@ def test_another_daemon_is_given_the_same_routes() -> None:
     asyncio.run(main())
 
 
+def test_an_frr_that_does_not_answer_has_no_sessions() -> None:
+    async def main() -> None:
+        host = await begun(plain())
+        host.daemon.down = True
+        host.advertiser._checked_at = None
+
+        went_well = await host.advertiser.turn()
+
+        assert not went_well
+        assert host.advertiser.states.of == {}
+        assert host.events[-1].startswith("SessionDown! tor1")
+
+    asyncio.run(main())
+
+
 def test_a_session_that_outlived_the_agent_is_no_news() -> None:
     up = PeerState(neighbor="192.0.2.2", state=SessionState.ESTABLISHED, for_s=3600.0, bfd="up")
 
