@@ -381,9 +381,10 @@ class Allocator:
                 retry_s = 0.2
         finally:
             del self._writes[key]
-            if retry_s is not None:
+            if retry_s is None:
+                self._cluster.changed_services.add(key)  # what the watch said meanwhile was not taken in
+            else:  # looked at then, and not at once: a refusal would be asked for anew several times a second
                 self._again[key] = Instant(now() + retry_s)
-            self._cluster.changed_services.add(key)
             self._wake()
 
     def _told(self, service: Service, decision: Decision) -> None:
