@@ -11,7 +11,6 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hostagent
 PYTEST := $(BIN)/python -m pytest
 LAB ?= hostagent-lab
 HOSTS ?= 3
-S ?= default
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## List the targets
@@ -62,8 +61,8 @@ test-fault: setup ## The fault campaign's short form: each fault once, on real h
 test: setup lint types ## Everything: checks, unit, simulation, netns, API server, real hosts and faults, molecule
 	$(PYTEST) tests/unit tests/repo tests/simulation tests/netns tests/kube tests/fabric tests/fault tests/system tests/bgp
 
-molecule: setup ## The roles on real systemd hosts: make molecule [S=default]
-	$(BIN)/molecule test -s $(S)
+molecule: setup ## The roles on real systemd hosts, every scenario: make molecule [S=cluster]
+	$(BIN)/molecule test $(if $(S),-s $(S),--all)
 
 soak: setup ## The simulation for longer: make soak [MINUTES=10] [SEED=1]
 	$(BIN)/python -m tests.simulation.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -121,6 +121,14 @@ def do(*, name: str, verb: str, host: str) -> None:
 
 
 @cli.command()
+@name_option
+@click.argument("host")
+def state(*, name: str, host: str) -> None:
+    """Print what systemd says of a host: running, degraded, starting; or off, hung."""
+    click.echo(Lab.find(name).host(host).system_state())
+
+
+@cli.command()
 def status() -> None:
     """All labs of this machine, and their hosts."""
     table = Table("lab", "host", "state", box=None)

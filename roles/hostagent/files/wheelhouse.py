@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BUILD_LOCK = Path(__file__).with_name("wheelhouse-build.txt")
-KEPT = 4  # archives in the cache: this one, and some to go back to
+KEPT = 8  # archives in the cache: this one and some to go back to, for two Pythons
 EPOCH = "1577836800"  # any fixed moment, so that the same sources give the same bytes; zip knows none before 1980
 
 
@@ -169,11 +169,13 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def prune(cache: Path) -> None:
-    """Forget all but the newest archives, and dependencies but the newest two (an upgrade and the way back)."""
+    """Forget all but the newest archives, and dependencies but the newest four: an upgrade and the way back, for two
+    Pythons among the hosts.
+    """
     everything = sorted((p for p in cache.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
     deps = [p for p in everything if p.name.startswith("deps-")]
     archives = [p for p in everything if not p.name.startswith((".", "deps-"))]
-    for old in (*deps[2:], *archives[KEPT:]):
+    for old in (*deps[4:], *archives[KEPT:]):
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -190,7 +192,8 @@ def find_python(version: str, wanted: str) -> str:
             return candidate
     raise UnbuildableError(
         f"the hosts run Python {version}, and this control machine has none. Name one in hostagent_build_python, or "
-        f"install it (on Debian: apt-get install python{version} python{version}-dev python{version}-venv)."
+        f"install it (where the distribution has it: apt-get install python{version} python{version}-dev "
+        f"python{version}-venv), or build on a machine like the hosts and bring the cache: docs/install.md."
     )
 
 
