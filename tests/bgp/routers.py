@@ -27,6 +27,7 @@ TOR, TOR2 = "tor", "tor2"
 TOR_V4, TOR_V6, TOR2_V4 = "198.51.100.254", "2001:db8:51::254", "198.51.100.253"
 TOR_LOOPBACK = "192.0.2.254"
 TOR_ASN, HOSTS_ASN, LOCAL_ASN = 65000, 65001, 65010
+_LOADED_WITHIN_S = 300.0  # a thousand prefixes in lists that a session uses took a minute
 PASSWORD = "correct-horse"  # FRR takes no blanks in one
 BIRD_PORT = 1179
 
@@ -101,7 +102,7 @@ def vtysh(host: Host, *commands: str) -> str:
 def load(host: Host, text: str) -> None:
     """Have FRR take these lines, beside what it has. From a file: FRR 10 reads it once for each daemon."""
     host.write_file("/run/lines.conf", text)
-    host.run(["vtysh", "-f", "/run/lines.conf"])
+    host.run(["vtysh", "-f", "/run/lines.conf"], timeout_s=_LOADED_WITHIN_S)
 
 
 def enable_frr(host: Host) -> None:
@@ -178,7 +179,7 @@ class BirdRouterHost:
     host: Host
 
     def say(self, *words: str) -> str:
-        return self.host.run(["birdc", "-r", *words], check=False).stdout  # it fails where there is no such route
+        return self.host.run(["birdc", "-r", *words]).stdout
 
     def established(self, name: str) -> bool:
         return "Established" in self.say("show", "protocols", name)
