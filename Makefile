@@ -67,6 +67,9 @@ molecule: setup ## The roles on real systemd hosts, every scenario: make molecul
 soak: setup ## The simulation for longer: make soak [MINUTES=10] [SEED=1]
 	$(BIN)/python -m tests.simulation.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+bench-allocation: setup ## How fast Services get addresses, what 10 000 cost an agent; writes docs/scale.md: [RUNS=3]
+	@$(BIN)/python -m tests.bench.allocation --runs $(or $(RUNS),3)
+
 bench-failover: setup ## Outages, fault by fault, many times; writes docs/failover.md: [RUNS=10] [FAULTS=a,b] [FRESH=1]
 	@$(BIN)/python -m tests.bench.failover --runs $(or $(RUNS),10) $(if $(FAULTS),--faults $(FAULTS)) $(if $(FRESH),--fresh)
 
@@ -100,4 +103,4 @@ clean: ## Remove what was built here; the cache stays (rm -r $(CACHE) removes th
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 .PHONY: help setup fmt lint types test test-unit test-simulation test-netns test-kube test-fabric test-fault molecule \
-  soak bench-failover bench-bgp demo lab-up lab-sh lab-down wheel lock check clean
+  soak bench-allocation bench-failover bench-bgp demo lab-up lab-sh lab-down wheel lock check clean

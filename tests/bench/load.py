@@ -1,0 +1,204 @@
+"""Makes Services by the thousand, says when each has an address: `python -m tests.bench.load`, from where the API is.
+
+A program of its own because a lab's API server can be reached from the lab's network namespace only. Prints JSON lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hostagent.edges.kube.decode import service_key, to_service
+from hostagent.edges.kube.informer import Informer
+from hostagent.edges.kube.transport import MERGE_PATCH, Api, ApiError
+from hostagent.model.cluster import Service
+from hostagent.model.names import ServiceKey
+
+AT_ONCE = 32
+GIVE_UP_S = 1800.0
+BUSY = (None, 429, 500, 503, 504)
+"""What an API server says, or does not, that is as busy as can be."""
+Named = dict[str, Any]
+
+
+@click.group()
+def load() -> None:
+    """Load for a lab's API server."""
+
+
+@load.command()
+@click.option("--kubeconfig", required=True)
+@click.option("--namespace", required=True)
+@click.option("--count", type=int, required=True)
+@click.option("--wait/--no-wait", default=True, help="For all to have addresses.")
+@click.option("--network", default="", help="Write addresses of it into their status, as an allocator has done before.")
+def create(*, kubeconfig: str, namespace: str, count: int, wait: bool, network: str) -> None:
+    """Create Services with all speed; then wait until all have addresses, and say how long that took."""
+    click.echo(json.dumps(asyncio.run(_create(Path(kubeconfig), namespace, count, wait=wait, network=network))))
+
+
+@load.command()
+@click.option("--kubeconfig", required=True)
+@click.option("--namespace", required=True)
+@click.option("--count", type=int, required=True)
+def watch(*, kubeconfig: str, namespace: str, count: int) -> None:
+    """Say, as wall-clock time, when the first and the last of so many Services got an address."""
+    click.echo(json.dumps(asyncio.run(_watch(Path(kubeconfig), namespace, count))))
+
+
+class Assigned:
+    """Which Services of a namespace have addresses, as a watch tells."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        path = f"/api/v1/namespaces/{namespace}/services"
+        self._informer: Informer[ServiceKey, Service] = Informer(api, path, decode=to_service, key=service_key)
+        self._have: set[ServiceKey] = set()
+        self.first_at = 0.0
+        self.last_at = 0.0
+        self.twice = 0
+        """How often a Service was given what another had."""
+        self.changed = 0
+        """How often a Service was given another address than the one that it had."""
+        self._given: dict[str, ServiceKey] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        await self._informer.run(self._note)
+
+    def _note(self, key: ServiceKey, service: Service | None) -> None:
+        if service is not None and service.assigned:
+            if key not in self._have:
+                self._have.add(key)
+                self.last_at = time.time()
+                self.first_at = self.first_at or self.last_at
+            else:
+                self.changed += any(self._given.get(ip) != key for ip in service.assigned)
+            self.twice += any(self._given.setdefault(ip, key) != key for ip in service.assigned)
+        self._changed.set()
+
+    async def all_of(self, count: int) -> None:
+        """Raises TimeoutError after ten minutes."""
+        async with asyncio.timeout(GIVE_UP_S):
+            while len(self._have) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def addresses(self) -> list[str]:
+        return [ip for key in self._have for ip in self._informer.items[key].assigned]
+
+
+async def _with_api(kubeconfig: Path, act: Callable[[Api], Any]) -> Named:
+    api = await Api.open(kubeconfig, user_agent="bench")
+    try:
+        result: Named = await act(api)
+        return result
+    finally:
+        await api.close()
+
+
+async def _create(kubeconfig: Path, namespace: str, count: int, *, wait: bool, network: str) -> Named:
+    async def act(api: Api) -> Named:
+        assigned = Assigned(api, namespace)
+        watching = asyncio.create_task(assigned.run())
+        began_at = time.time()
+        await _each(count, lambda n: _one(api, namespace, n, network))
+        created_at = time.time()
+        if wait:
+            await assigned.all_of(count)
+        watching.cancel()
+        addresses = assigned.addresses()
+        return {
+            "began_at": began_at,
+            "created_at": created_at,
+            "first_at": assigned.first_at,
+            "last_at": assigned.last_at,
+            "addresses": len(addresses),
+            "distinct": len(set(addresses)),
+            "twice": assigned.twice,
+            "changed": assigned.changed,
+        }
+
+    return await _with_api(kubeconfig, act)
+
+
+async def _watch(kubeconfig: Path, namespace: str, count: int) -> Named:
+    async def act(api: Api) -> Named:
+        assigned = Assigned(api, namespace)
+        watching = asyncio.create_task(assigned.run())
+        await assigned.all_of(count)
+        watching.cancel()
+        addresses = assigned.addresses()
+        return {
+            "first_at": assigned.first_at,
+            "last_at": assigned.last_at,
+            "addresses": len(addresses),
+            "distinct": len(set(addresses)),
+        }
+
+    return await _with_api(kubeconfig, act)
+
+
+async def _each(count: int, act: Callable[[int], Any]) -> None:
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> None:
+        async with slots:
+            await act(number)
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def _one(api: Api, namespace: str, number: int, network: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/services"
+    made = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": f"load-{number:05}",
+            "labels": {"app": f"app-{number:05}", "team": f"team-{number % 40}"},
+            "annotations": {"example.com/owner": f"team-{number % 40}@example.com"},
+        },
+        "spec": {
+            "type": "LoadBalancer",
+            "allocateLoadBalancerNodePorts": False,
+            "selector": {"app": f"app-{number:05}"},
+            "ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}],
+        },
+    }
+    await _tried(api, "POST", path, made)
+    if network:
+        first, second, third, _ = (int(part) for part in network.partition("/")[0].split("."))
+        address = f"{first}.{second}.{third + number // 256}.{number % 256}"
+        patch = {
+            "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "load"}},
+            "status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}},
+        }
+        await _tried(api, "PATCH", f"{path}/load-{number:05}/status", patch)
+
+
+async def _tried(api: Api, method: str, path: str, body: Named) -> None:
+    """Until the API server, which is as busy as can be, has taken it."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            try:
+                kind = MERGE_PATCH if method == "PATCH" else "application/json"
+                await api.request(method, path, body=msgspec.json.encode(body), content_type=kind, timeout_s=60.0)
+            except ApiError as error:
+                if error.status == 409 and method == "POST":  # our own, its first reply lost
+                    return
+                if not error.unanswered and error.status not in BUSY:
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+
+if __name__ == "__main__":
+    load()
