@@ -286,6 +286,24 @@ def _cut_off(host: Host, scene: Scene) -> None:
         scene.plane.cut_off(address)
 
 
+def _power_off_when_nobody_reaches_the_api(scene: Scene) -> None:
+    """Hosts settle things among themselves only when the API has been away for a session's duration."""
+    scene.plane.stop_api_server()
+    wait_for(lambda: not any(_reaches_api(scene, host) for host in scene.lab.hosts.values()), 30.0, "agents notice")
+    time.sleep(LONGER_THAN_A_SESSION_S)
+    scene.holder.power_off()
+
+
+def _reaches_api(scene: Scene, host: Host) -> bool:
+    status = scene.cluster.status(host)
+    return not status or bool(status["api"]["reachable"])
+
+
+def _api_then_power(scene: Scene) -> None:
+    scene.plane.start()
+    scene.holder.boot()
+
+
 def _restore_all(scene: Scene) -> None:
     for host in scene.lab.hosts.values():
         for address in host.addresses:
@@ -306,6 +324,14 @@ API = (
         cure=lambda scene: scene.plane.start(),
         lasts_s=60.0,
         short_s=LONGER_THAN_A_SESSION_S,
+    ),
+    Fault(
+        name="power-off-without-api",
+        what="the API server is stopped, and 17 s later the holder loses power",
+        promise=REPLACED,
+        begin=_power_off_when_nobody_reaches_the_api,
+        over=Scene.moved,
+        cure=_api_then_power,
     ),
     Fault(
         name="api-hung",
