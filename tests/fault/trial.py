@@ -61,13 +61,15 @@ def try_out(scene: Scene, fault: Fault, *, phase_s: float = 0.3, at_least_s: flo
     """Do it, undo it, wait until all is settled. With `at_least_s`, watch for so long from the fault's begin: in a
     shorter time there is no rate of writes.
 
-    Raises TimeoutError if the fault has not its effect, or if things do not settle after it. The cure is done in any
-    case once the fault has begun.
+    Raises TimeoutError if the fault has not its effect, or if things do not settle after it, and AssertionError if the
+    VIPs were elsewhere before it began. The cure is done in any case once the fault has begun.
     """
-    transitions = _transitions(scene)
     lasts_s = fault.lasts_s if fault.short_s is None or not short else fault.short_s
     fault.prepare(scene)
     wait_settled(scene)
+    transitions = _transitions(scene)
+    placed = scene.placed()
+    assert all(hosts == [scene.holder.name] for hosts in placed.values()), f"moved before the fault began: {placed}"
     asked = scene.vips[:: -(-len(scene.vips) // _ASKED_AT_MOST)]
     every_ms = max(_PING_EVERY_MS, len(scene.vips) * 1000 / _PINGS_PER_S)
     with (
