@@ -48,6 +48,8 @@ LONGEST_SLEEP_S = 1.0
 """The loop turns at least this often: what keeps addresses alive must not depend on something happening."""
 STOP_S = 8.0
 """For handing over when asked to stop; then everything is dropped. The unit's TimeoutStopSec is longer."""
+END_TASKS_S = 1.0
+"""For tasks that were told to end: a few turns of the loop, unless one hangs in a request."""
 CONFIG_SETTLE_S = 0.3
 """`kubectl apply` of a file makes its objects one by one: a pool is not judged before its advertisement is there."""
 START_TIMEOUT_S = 30
@@ -89,7 +91,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self.settings.reload)
         async with AsyncExitStack() as stack:
             await self._build(stack)
-            stack.callback(lambda: [task.cancel() for task in self._tasks])
+            stack.push_async_callback(self._end_tasks)
             try:
                 await self._begin()
                 await self._loop()
@@ -406,6 +408,13 @@ class Agent:
         self.ownership.stop()
         return False
 
+    async def _end_tasks(self) -> None:
+        """All end before the edges that they use are closed under them."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=END_TASKS_S)
+
     async def _stopped(self, since: Instant) -> bool:
         late = now() - since > STOP_S
         if not late and (not self.ownership.stopped or self.allocator.seat_is_busy() or not self.bgp.advertiser.gone):
@@ -413,8 +422,7 @@ class Agent:
         await self.announcer.drop_everything("there was no time to hand it over")
         await self.bgp.advertiser.withdraw("there was no time to announce it")
         await self.reports.end()
-        for task in self._tasks:
-            task.cancel()
+        await self._end_tasks()
         await self.keeper.end()
         say("agent.stopped", f"{self._me} stopped in order" if not late else f"{self._me} stopped, late")
         await self._notify.flush()
