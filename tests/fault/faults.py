@@ -332,6 +332,7 @@ API = (
         begin=_power_off_when_nobody_reaches_the_api,
         over=Scene.moved,
         cure=_api_then_power,
+        runs_at_most=3,  # a minute each
     ),
     Fault(
         name="api-hung",
