@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,10 @@ from hostagent.edges.kube.metallb import Found
 from hostagent.edges.kube.transport import LIST_TIMEOUT_S, Api, ApiError
 
 CONFIG_KINDS = ("ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities")
+
+TOO_MANY_REQUESTS = 429
+TRIES, TRY_AGAIN_S = 10, 1.0
+"""A kind whose definition has just changed is not served for a moment: "storage is (re)initializing"."""
 
 _output = click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 _dry_run = click.option("--dry-run", is_flag=True, help="Only say what would change; the API server keeps nothing.")
@@ -152,12 +157,16 @@ class _List(msgspec.Struct):
 
 
 async def _list(api: Api, path: str, *, absent_ok: bool = False) -> list[msgspec.Raw]:
-    try:
-        body = await api.request("GET", path, timeout_s=LIST_TIMEOUT_S)
-    except ApiError as error:
-        if absent_ok and error.status == 404:
-            return []
-        raise
+    for patience in reversed(range(TRIES)):
+        try:
+            body = await api.request("GET", path, timeout_s=LIST_TIMEOUT_S)
+            break
+        except ApiError as error:
+            if absent_ok and error.status == 404:
+                return []
+            if error.status != TOO_MANY_REQUESTS or not patience:
+                raise
+            await asyncio.sleep(error.retry_after_s or TRY_AGAIN_S)
     return list(msgspec.json.decode(body, type=_List).items or ())
 
 
