@@ -29,6 +29,7 @@ class Line:
     def __init__(self, netns: str) -> None:
         self._netns = netns
         self._open: list[socket.socket] = []
+        self._closed = False
         self.swallow_replies = threading.Event()
         """While set, requests arrive and replies do not."""
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -36,6 +37,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self._closed = True
         self._listener.close()
         self.cut()
 
@@ -60,6 +62,9 @@ class Line:
                 continue
             far.settimeout(None)
             self._open += [near, far]
+            if self._closed:  # it was accepted in the last moment
+                self.cut()
+                return
             threading.Thread(target=self._pump, args=(near, far, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(far, near, True), daemon=True).start()
 
