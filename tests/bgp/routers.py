@@ -214,6 +214,10 @@ class RouteLog:
 
     events: list[tuple[float, bool, str]] = field(default_factory=list)
 
+    def of(self, prefix: str) -> list[float]:
+        """Every change of it: also one gateway more or less."""
+        return [at for at, _, network in self.events if network == prefix]
+
     def gone(self, prefix: str) -> list[float]:
         return [at for at, came, network in self.events if not came and network == prefix]
 

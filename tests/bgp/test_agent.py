@@ -1,0 +1,259 @@
+"""The whole: Services of a real API server, agents on three hosts, a router, a client behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.bgp.playbook import run_role
+from tests.bgp.routers import (
+    HOSTS_ASN,
+    TOR,
+    TOR_ASN,
+    TOR_V4,
+    FrrRouterHost,
+    Neighbour,
+    enable_frr,
+    frr_text,
+    load,
+    until,
+    vtysh,
+    watching_routes,
+)
+from tests.fabric.base import FRR, Disk
+from tests.fabric.client import url_of
+from tests.fabric.deploy import deploy
+from tests.fabric.hosts import Host
+from tests.fabric.lab import Lab
+from tests.system.cluster import CONFIG, Cluster
+
+POOL, POOL6 = "203.0.113.0/24", "2001:db8:64::/112"
+_STAYS_AWAY_S = 20
+"""Longer than the hold time of a Lease (15 s): no other host or clock of ours has a word in it."""
+_NO_RESTART = "/run/systemd/system/hostagent.service.d/test.conf"
+
+
+@pytest.fixture(scope="module")
+def lab(fabric_machine: None) -> Iterator[Lab]:  # noqa: ARG001
+    disks = {f"h{n}": Disk(add=FRR) for n in (1, 2, 3)}
+    with Lab.up(f"test-{os.getpid()}-bgp-agents", hosts=3, disks=disks, routers={TOR: Disk(add=FRR)}) as lab:
+        deploy(lab, "-e", json.dumps({"hostagent_frr_enabled": True, "hostagent_frr_manage_packages": False}))
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def tor(lab: Lab) -> FrrRouterHost:
+    """The client reaches the pool by way of it."""
+    host = lab.host(TOR)
+    forwarding = ("net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1")
+    host.run(
+        ["sysctl", "-qw", *forwarding, "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0"]
+    )
+    enable_frr(host)
+    load(host, frr_text({n: Neighbour(v4=h.addresses[0], v6=h.addresses[1]) for n, h in lab.hosts.items()}))
+    lab.client.run(["ip", "route", "add", POOL, "via", TOR_V4])
+    return FrrRouterHost(host=host)
+
+
+@pytest.fixture(scope="module")
+def configured(lab: Lab, tor: FrrRouterHost) -> None:  # noqa: ARG001
+    """Without BFD: on a busy machine a daemon that has to wait 0.3 s for its CPU would be a session lost."""
+    peer = {"myASN": HOSTS_ASN, "peerASN": TOR_ASN, "peerAddress": TOR_V4, "connectTime": "1s"}
+    objects = [
+        ("v1beta1", "IPAddressPool", "bgp", {"addresses": [POOL, POOL6]}),
+        ("v1beta2", "BGPPeer", "tor", {**peer, "dualStackAddressFamily": True}),
+        ("v1beta1", "BGPAdvertisement", "bgp", {"ipAddressPools": ["bgp"], "communities": ["65001:42"]}),
+    ]
+    for version, kind, name, spec in objects:
+        meta = {"name": name, "namespace": CONFIG}
+        lab.control_plane.apply({"apiVersion": f"metallb.io/{version}", "kind": kind, "metadata": meta, "spec": spec})
+
+
+@pytest.fixture
+def cluster(lab: Lab, configured: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:  # noqa: ARG001
+    cluster = Cluster(
+        lab=lab, namespace=f"bgp-{request.node.name.removeprefix('test_')[:30].replace('_', '-').strip('-')}"
+    )
+    cluster.begin()
+    try:
+        yield cluster
+    except BaseException:
+        cluster.show_journals()
+        raise
+    finally:
+        cluster.end()
+
+
+def gateways(tor: FrrRouterHost, vip: str) -> list[str]:
+    return tor.kernel(6 if ":" in vip else 4).get(vip, [])
+
+
+def everybody(lab: Lab, tor: FrrRouterHost, vip: str) -> bool:
+    return len(gateways(tor, vip)) == len(lab.hosts)
+
+
+def announced(cluster: Cluster, tor: FrrRouterHost, name: str = "web", **service: Any) -> str:
+    """A Service whose VIP all hosts announce."""
+    cluster.serve(name, **service)
+    vip = cluster.given(name)[0]
+    until(lambda: everybody(cluster.lab, tor, vip), f"three ways to {vip} at the router")
+    return vip
+
+
+def test_all_hosts_announce_a_service_and_the_client_reaches_it(cluster: Cluster, tor: FrrRouterHost) -> None:
+    vip = announced(cluster, tor)
+
+    assert {path["community"]["string"] for path in tor.paths(f"{vip}/32")} == {"65001:42"}
+    assert cluster.answered(vip) in cluster.lab.hosts
+    text = cluster.lab.hosts["h1"].run(["hostagent", "status"]).stdout
+    assert "Established" in text
+    assert vip in text
+    cluster.delete("web")
+    until(lambda: not gateways(tor, vip), "the route to go")
+
+
+def test_killed_stopped_and_restarted_agents_change_nothing_at_the_router(cluster: Cluster, tor: FrrRouterHost) -> None:
+    vip = announced(cluster, tor)
+    drops = {host.name: tor.dropped(host.addresses[0]) for host in cluster.lab.hosts.values()}
+
+    with watching_routes(tor.host) as log:
+        for host in cluster.lab.hosts.values():
+            host.run(["systemctl", "restart", "hostagent"])
+        victim = cluster.lab.hosts["h1"]
+        _kill_for_good(victim)
+        time.sleep(_STAYS_AWAY_S)
+        assert vip in victim.run(["ip", "route", "show", "table", "174"]).stdout
+        _bring_back(victim)
+        cluster.everybody_runs()
+
+    assert log.of(f"{vip}/32") == []
+    assert {host.name: tor.dropped(host.addresses[0]) for host in cluster.lab.hosts.values()} == drops
+    assert everybody(cluster.lab, tor, vip)
+
+
+def _kill_for_good(host: Host) -> None:
+    host.write_file(_NO_RESTART, "[Service]\nRestart=no\n")
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "kill", "--signal=KILL", "hostagent"])
+
+
+def _bring_back(host: Host) -> None:
+    host.run(["rm", _NO_RESTART])
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "reset-failed", "hostagent"], check=False)
+    host.run(["systemctl", "start", "hostagent"])
+
+
+def test_services_come_one_by_one_and_no_session_flaps(cluster: Cluster, tor: FrrRouterHost) -> None:
+    announced(cluster, tor)
+    drops = {host.name: tor.dropped(host.addresses[0]) for host in cluster.lab.hosts.values()}
+    before = {name: vtysh(host, "show running-config") for name, host in cluster.lab.hosts.items()}
+
+    vips = [announced(cluster, tor, f"s{n}") for n in range(10)]
+
+    assert all(everybody(cluster.lab, tor, vip) for vip in vips)
+    assert {host.name: tor.dropped(host.addresses[0]) for host in cluster.lab.hosts.values()} == drops
+    assert {name: vtysh(host, "show running-config") for name, host in cluster.lab.hosts.items()} == before
+
+
+def test_a_drained_host_gets_no_new_flow_and_no_request_fails(cluster: Cluster, tor: FrrRouterHost) -> None:
+    """But one that was under way when the router spread its flows anew: that is the router's to avoid, see docs."""
+    vip = announced(cluster, tor)
+    cluster.answered(vip)
+    host = cluster.lab.hosts["h1"]
+    with (
+        _counting_new_flows(host, vip),
+        watching_routes(tor.host) as log,
+        cluster.lab.client.probing(url_of(vip, 80), interval_ms=50, timeout_s=3) as prober,
+    ):
+        until(lambda: _new_flows(host) > 0, "the host gets its share before")
+        try:
+            host.run(["hostagent", "drain", "--wait"])
+            until(lambda: host.addresses[0] not in gateways(tor, vip), "the host's way to go")
+            time.sleep(1)  # what was under way
+            at_withdrawal, asked = _new_flows(host), len(prober.answers)
+            until(lambda: len(prober.answers) > asked + 40, "forty more requests")
+            later = _new_flows(host)
+        finally:
+            host.run(["hostagent", "undrain"])
+        until(lambda: everybody(cluster.lab, tor, vip), "the host to be back")
+
+    assert later == at_withdrawal
+    spread_anew = log.of(f"{vip}/32")
+    assert len(spread_anew) >= 2  # without the host, and with it again
+    ends = [at for at, _ in prober.answers[1:]]
+    failed = [
+        (at, end)
+        for (at, backend), end in zip(prober.answers, ends, strict=False)
+        if backend is None and not any(at <= when <= end for when in spread_anew)
+    ]
+    assert failed == []
+
+
+@contextmanager
+def _counting_new_flows(host: Host, vip: str) -> Iterator[None]:
+    text = "table ip probe {\n chain in {\n  type filter hook prerouting priority -350\n"
+    text += f"  ip daddr {vip} tcp flags & (syn | ack) == syn counter\n }}\n}}\n"
+    host.run(["nft", "-f", "-"], stdin=text)
+    try:
+        yield
+    finally:
+        host.run(["nft", "delete", "table", "ip", "probe"])
+
+
+def _new_flows(host: Host) -> int:
+    listed = json.loads(host.run(["nft", "--json", "list", "table", "ip", "probe"]).stdout)["nftables"]
+    (rule,) = [each["rule"] for each in listed if "rule" in each]
+    return int(next(part["counter"]["packets"] for part in rule["expr"] if "counter" in part))
+
+
+def test_everything_restarted_at_once_comes_to_rest_as_before(cluster: Cluster, tor: FrrRouterHost) -> None:
+    vip = announced(cluster, tor)
+
+    for host in [*cluster.lab.hosts.values(), tor.host]:
+        host.run(["systemctl", "restart", "--no-block", "frr"])
+    for host in cluster.lab.hosts.values():
+        host.run(["systemctl", "restart", "--no-block", "hostagent"])
+    load_again = frr_text({n: Neighbour(v4=h.addresses[0], v6=h.addresses[1]) for n, h in cluster.lab.hosts.items()})
+    until(lambda: _loads(tor.host, load_again), "the router's FRR to be up")
+
+    until(lambda: everybody(cluster.lab, tor, vip), "three ways again")
+    assert cluster.answered(vip) in cluster.lab.hosts
+
+
+def _loads(host: Host, text: str) -> bool:
+    up = host.run(["systemctl", "is-active", "frr"], check=False).stdout.strip() == "active"
+    host.write_file("/run/lines.conf", text)
+    return up and host.run(["vtysh", "-f", "/run/lines.conf"], check=False).returncode == 0
+
+
+def _guards(host: Host) -> bool:
+    return host.run(["systemctl", "is-active", "--quiet", "hostagent-frr-guard"], check=False).returncode == 0
+
+
+def test_an_agent_that_stays_away_is_withdrawn_where_the_site_wants_that(cluster: Cluster, tor: FrrRouterHost) -> None:
+    vip = announced(cluster, tor)
+    victim = cluster.lab.hosts["h3"]
+    run_role(cluster.lab, [victim.name], hostagent_frr_on_agent_gone="withdraw", hostagent_frr_withdraw_after=10)
+    cluster.everybody_runs()
+    drops = tor.dropped(victim.addresses[0])
+    try:
+        with watching_routes(tor.host) as log:
+            victim.run(["systemctl", "restart", "hostagent"])  # is no staying away
+            cluster.everybody_runs()
+            until(lambda: not _guards(victim), "the guard to have seen the agent come back")
+        _kill_for_good(victim)
+        until(lambda: victim.addresses[0] not in gateways(tor, vip), "the prefix to be taken back")
+    finally:
+        _bring_back(victim)
+
+    assert log.of(f"{vip}/32") == []
+    assert len(gateways(tor, vip)) == len(cluster.lab.hosts) - 1
+    until(lambda: everybody(cluster.lab, tor, vip), "the agent that came back announces")
+    assert tor.dropped(victim.addresses[0]) == drops
