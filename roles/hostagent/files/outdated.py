@@ -1,10 +1,11 @@
-"""Say what is installed on this host but not in force yet, one word a line: units, release, settings; or sysctls.
+"""Say what is installed on this host but not in force yet, one word a line: units, release, settings; sysctls; catalog.
 
 A run of the role that was interrupted has written files, and never came to the handlers that put them in force; the
 next run finds nothing to write. So it asks here instead of remembering. The standard library only.
 
     outdated.py agent RELEASE UNITS COMMAND    the folder of the release that should run, that of the units, `hostagent`
     outdated.py sysctls FILE
+    outdated.py catalog FILE DATABASE          what journalctl reads is older than our text, or is not there
 """
 
 import json
@@ -17,7 +18,7 @@ UNITS = ("hostagent.service", "hostagent-cleanup.service")
 
 
 def main(what, *where):
-    print("\n".join({"agent": agent_outdated, "sysctls": sysctls_outdated}[what](*where)))
+    print("\n".join(LOOKS[what](*where)))
 
 
 def agent_outdated(release, units, command):
@@ -74,6 +75,15 @@ def sysctls_outdated(name):
     return [key.strip() for key, value in wanted if in_force(key.strip()) != " ".join(value.split())]
 
 
+def catalog_outdated(text, database):
+    """`journalctl --update-catalog` writes the database anew; a text from the future says nothing, as above."""
+    file, made = pathlib.Path(text), pathlib.Path(database)
+    if not file.exists():
+        return []
+    written = file.stat().st_mtime
+    return ["catalog"] if written <= time.time() and (not made.exists() or made.stat().st_mtime < written) else []
+
+
 def in_force(key):
     """The kernel's value; sysctl.d(5) separates by dots or, where a name has dots, by slashes."""
     path = key if "/" in key.split(".", 1)[0] else key.translate(str.maketrans("./", "/."))
@@ -91,6 +101,8 @@ def show(unit, name, *options):
     argv = ["systemctl", "show", "--property", name, "--value", *options, unit]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
+
+LOOKS = {"agent": agent_outdated, "sysctls": sysctls_outdated, "catalog": catalog_outdated}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
