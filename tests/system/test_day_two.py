@@ -1,4 +1,4 @@
-"""The playbooks of day two, as operators run them: drain, undrain, verify, support-bundle."""
+"""The playbooks of day two, as operators run them: drain, undrain, verify, support-bundle, upgrade."""
 
 from __future__ import annotations
 
@@ -67,3 +67,9 @@ def test_a_support_bundle_has_every_hosts_story_and_no_secret(cluster: Cluster, 
         credential = host.read_file("/etc/hostagent/tls/client.pem").splitlines()
         secret = credential[next(n for n, line in enumerate(credential) if "PRIVATE KEY" in line) + 1]
         assert [name for name, text in own.items() if secret in text or "PRIVATE KEY" in text] == []
+
+
+def test_an_upgrade_to_the_release_that_hosts_have_drains_nobody_and_changes_nothing(cluster: Cluster) -> None:
+    output = deploy(cluster.lab, playbook="upgrade")
+    assert changed_and_failed(output) == [("0", "0")] * len(cluster.lab.hosts), output[-3000:]
+    assert "PLAY [Hosts and cluster are fit]" in output
