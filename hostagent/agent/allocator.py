@@ -13,6 +13,7 @@ from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.pool_news import PoolNews
 from hostagent.agent.reports import AllocatorReports
+from hostagent.agent.standing import Standing
 from hostagent.agent.survey import Ask, SetAside, Survey
 from hostagent.agent.vetting import Vetting
 from hostagent.core.allocate import Decision, Ledger, Outcome
@@ -75,6 +76,7 @@ class Allocator:
         self._newly = False
         """This host asked for the seat: before it uses it, it reads what the one before wrote."""
         self._reading: int | None = None
+        self._standing = Standing(me, status, events)
         self._seat_write: asyncio.Task[None] | None = None
         self._writes: dict[ServiceKey, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(WRITES_AT_ONCE)
@@ -101,8 +103,8 @@ class Allocator:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What people should know; empty when all is well, and on a host that does not allocate."""
-        return self._reports.troubles if self._reports is not None else ()
+        """What people should know; empty when all is well, and on a host that neither allocates nor was refused it."""
+        return (*self._standing.troubles, *(self._reports.troubles if self._reports is not None else ()))
 
     @property
     def set_aside(self) -> Mapping[IP, SetAside]:
@@ -143,6 +145,7 @@ class Allocator:
             alive=[node for node, may in alive.items() if may],
             stopping=stopping,
             open_since=self._open_since if self._open_since is not None else at,
+            barred_until=self._standing.barred_until,
             now=at,
         )
         self._fence_at = Instant(0 if renewed_at is None else renewed_at + duration_s - FENCE_MARGIN_S)
@@ -154,7 +157,9 @@ class Allocator:
             if self._term is not None:
                 wake_at = self._allocate(self._term, at)
         elif self._term is not None:
-            self._step_down("its session could not be renewed in time" if fenced else "another host takes over")
+            barred = at < self._standing.barred_until and not fenced
+            why = "its session could not be renewed in time" if fenced else "another host takes over"
+            self._step_down("it may not write Services' status" if barred else why)
         may_write = self._seat_write is None and not fenced
         if ballot.seat is Seat.GIVE and self._writes:
             may_write = False  # the next one must find them done
@@ -178,7 +183,8 @@ class Allocator:
                 say("allocator.given", f"allocation handed over to {ballot.name or 'whoever comes'}")
         except EdgeError as error:
             warn("allocator.seat-failed", f"the allocator's Lease could not be written: {error}")
-            await asyncio.sleep(1)
+            if ballot.seat is not Seat.TAKE or not self._standing.seat_refused(error):
+                await asyncio.sleep(1)
         finally:
             self._seat_write = None
             self._wake()
@@ -373,6 +379,7 @@ class Allocator:
         except EdgeError as error:
             warn("service.status-failed", f"the address of {key} could not be written: {error}", service=key)
             retry_s = 2.0
+            await self._standing.status_refused(service, error)
         else:
             if outcome is Write.WON and found is not None:
                 self._echoes[key] = (found.assigned, now())

@@ -41,16 +41,22 @@ def elect(
     alive: Sequence[NodeName],
     stopping: bool,
     open_since: Instant,
+    barred_until: Instant,
     now: Instant,
 ) -> Ballot:
     """Decide about the seat. `alive`: the hosts that may allocate and whose sessions say that they live.
 
     The holder keeps it while it lives. An open seat goes to the first of the living in rendezvous order; each further
-    one waits a little longer, in case that one does not act.
+    one waits a little longer, in case that one does not act. Until `barred_until` this host does not stand, as the API
+    let it write nothing; then it names no successor either: who takes an open seat shows the API that it may, who is
+    given one does not, and two who may not would hand it to each other for ever.
     """
+    barred = now < barred_until
     order = sorted(alive, key=lambda node: rendezvous(node, SEAT))
     others = [node for node in order if node != me]
     if claim is not None and claim.holder == me:
+        if barred:
+            return Ballot(seat=Seat.GIVE)
         if stopping or me not in order:
             return Ballot(seat=Seat.GIVE, name=others[0] if others else None)
         return Ballot(seat=Seat.LEAD)
@@ -58,6 +64,8 @@ def elect(
         return Ballot(seat=Seat.WAIT, wake_at=holder_expires_at)
     if stopping or me not in order:
         return Ballot(seat=Seat.WAIT)
+    if barred:
+        return Ballot(seat=Seat.WAIT, wake_at=barred_until)
     turn_at = Instant(open_since + order.index(me) * RANK_STEP_S)
     if now < turn_at:
         return Ballot(seat=Seat.WAIT, wake_at=turn_at)

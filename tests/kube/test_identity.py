@@ -248,6 +248,14 @@ def test_the_allocator_gives_and_takes_addresses(act: Callable[[Act], None], pla
     act(body)
 
 
+def test_a_host_can_ask_whether_it_may_write_services_at_all(act: Callable[[Act], None]) -> None:
+    async def body(hosts: Hosts) -> None:
+        may = {node: await ServiceStatus(hosts.apis[node]).may_write() for node in GROUPS}
+        assert may == {H1: True, H2: True, H3: False}
+
+    act(body)
+
+
 def test_a_host_tells_about_itself(act: Callable[[Act], None], plane: ControlPlane) -> None:
     plane.apply(a_service("identity-told"))
 

@@ -15,6 +15,7 @@ from hostagent.agent.allocator import Allocator
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.reports import AllocatorReports
+from hostagent.agent.standing import BARRED_S
 from hostagent.agent.survey import ASK_AGAIN_S, LEFTOVER_S, SET_ASIDE_S, ask_segments
 from hostagent.edges.kube.events import Events, Subject
 from hostagent.edges.kube.leases import Leases
@@ -44,6 +45,7 @@ ME = NodeName("h1")
 STRANGER, OURS = Mac("02:00:00:00:00:99"), Mac("02:00:00:00:00:02")
 A, B, C = "198.51.100.64", "198.51.100.65", "198.51.100.66"
 FOUR = a_pool("four", "198.51.100.64/30")
+FORBIDDEN = EdgeError("service.status", "default/a", 'cannot patch resource "services/status"', status=403)
 
 
 class Desk:
@@ -69,7 +71,10 @@ class Desk:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.before_write: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
-        self.allocator = self.another(Seats())
+        self.refused: dict[str, EdgeError] = {}
+        self.may_write_any = True
+        self.seats = Seats()
+        self.allocator = self.another(self.seats)
         self.allocator.claim_seen(a_claim(ME))
 
     def another(self, seats: Seats) -> Allocator:
@@ -141,6 +146,8 @@ class Desk:
     ) -> tuple[Write, Service | None]:
         assert pool is None or addresses
         await self.before_write()
+        if service.key.name in self.refused:
+            raise self.refused[service.key.name]
         current = self.cluster.services.items.get(service.key)
         if current is None or current.resource_version != service.resource_version:
             return Write.LOST, current
@@ -158,6 +165,9 @@ class Desk:
         )
         self.apply(stored)
         return Write.WON, stored
+
+    async def may_write(self) -> bool:
+        return self.may_write_any
 
     def emit(self, subject: Subject, *, reason: str, message: str, warning: bool) -> None:
         self.events.append((f"{subject.kind}/{subject.name}", reason, message))
@@ -465,9 +475,14 @@ class Seats:
 
     def __init__(self) -> None:
         self.written: list[str | None] = []
+        self.refuses: EdgeError | None = None
+        self.tried = 0
 
     async def write_allocator(self, holder: NodeName | None, *, expected: Claim | None) -> tuple[Write, Claim | None]:
         version = int(expected.resource_version) + 1 if expected else 1
+        if self.refuses is not None:
+            self.tried += 1
+            raise self.refuses
         self.written.append(holder)
         return Write.WON, a_claim(holder, version=version)
 
@@ -519,6 +534,66 @@ def test_the_seat_is_not_handed_over_while_a_write_is_under_way() -> None:
             desk.turn(stopping=True)
             await asyncio.sleep(0)
         assert (desk.given("a"), seats.written[:1]) == ((A,), [None])
+
+    run(scenario)
+
+
+def test_an_allocator_that_may_write_no_service_gives_the_seat_up_and_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its certificate lacks the group: another host can do it, if it gets the seat."""
+
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.refused = dict.fromkeys("ab", FORBIDDEN)
+        desk.may_write_any = False
+        desk.apply(a_service("a"), a_service("b"))
+        await desk.rest()
+        assert desk.seats.written == [None]  # to nobody by name: who takes it shows that it may
+        assert not desk.allocator.leads
+        [line] = [record.message for record in caplog.records if "gives the allocator's seat up" in record.message]
+        assert "hostagent:allocators" in line
+        assert "playbooks/site.yml" in line
+        [(about, message)] = [(about, text) for about, reason, text in desk.events if reason == "AllocationFailed"]
+        assert about == "Service/a"
+        assert "playbooks/site.yml" in message
+        assert desk.allocator.troubles == (line,)
+        await desk.rest(after_s=BARRED_S - 5)
+        assert desk.seats.written == [None]
+        desk.refused.clear()  # it was given a new certificate
+        await desk.rest(after_s=BARRED_S + 1)
+        assert desk.seats.written == [None, ME]
+
+    run(scenario)
+
+
+def test_a_refusal_that_is_about_one_service_alone_keeps_the_seat() -> None:
+    """A webhook of somebody's, say: the others shall not wait, nor the seat go round."""
+
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.refused["a"] = FORBIDDEN
+        desk.apply(a_service("a"), a_service("b"))
+        await desk.rest()
+        assert (desk.given("a"), desk.given("b")) == ((), (B,))
+        assert desk.allocator.leads
+        assert desk.seats.written == []
+
+    run(scenario)
+
+
+def test_a_host_that_is_refused_the_seat_stands_aside_for_a_while() -> None:
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.allocator.claim_seen(a_claim(None))
+        desk.seats.refuses = EdgeError("api.put", "allocator", "h1 may not allocate", status=422)
+        await desk.rest()
+        await desk.rest(after_s=BARRED_S - 5)
+        assert desk.seats.tried == 1
+        assert "h1 may not allocate" in desk.allocator.troubles[0]
+        desk.seats.refuses = None
+        await desk.rest(after_s=BARRED_S + 1)
+        assert desk.seats.written == [ME]
 
     run(scenario)
 

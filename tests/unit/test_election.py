@@ -23,6 +23,7 @@ def ballot(
     gone: bool = False,
     alive: tuple[NodeName, ...] = ALL,
     stopping: bool = False,
+    barred: bool = False,
     now: float = NOW,
 ) -> Ballot:
     return elect(
@@ -33,6 +34,7 @@ def ballot(
         alive=alive,
         stopping=stopping,
         open_since=OPENED,
+        barred_until=LATER if barred else Instant(0),
         now=Instant(now),
     )
 
@@ -70,6 +72,13 @@ WAIT_FOR_HOLDER = Ballot(seat=Seat.WAIT, wake_at=LATER)
             ballot(FIRST, a_claim(FIRST), alive=(SECOND, THIRD)),
             Ballot(seat=Seat.GIVE, name=SECOND),
             id="may-not-any-more",
+        ),
+        pytest.param(ballot(FIRST, a_claim(FIRST), barred=True), Ballot(seat=Seat.GIVE), id="barred-names-nobody"),
+        pytest.param(
+            ballot(FIRST, None, barred=True), Ballot(seat=Seat.WAIT, wake_at=LATER), id="barred-takes-nothing"
+        ),
+        pytest.param(
+            ballot(FIRST, None, barred=True, now=LATER), Ballot(seat=Seat.TAKE, name=FIRST), id="barred-no-longer"
         ),
         pytest.param(ballot(FIRST, None, stopping=True), Ballot(seat=Seat.WAIT), id="stopping-takes-nothing"),
         pytest.param(ballot(FIRST, None, alive=(SECOND,)), Ballot(seat=Seat.WAIT), id="may-not-takes-nothing"),

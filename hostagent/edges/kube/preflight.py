@@ -8,8 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
+from hostagent.edges.kube import rights
 from hostagent.edges.kube.access import get
 from hostagent.edges.kube.discovery import Object
 from hostagent.edges.kube.signing import SIGNER
@@ -18,7 +17,6 @@ from hostagent.model.names import IP, NodeName
 from hostagent.model.preflight import ClusterFacts, KubeProxy
 
 TIMEOUT_S = 15.0
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _CSR = "certificates.k8s.io"
 NEEDED = (
     ("patch", "apiextensions.k8s.io", "customresourcedefinitions", ""),
@@ -83,15 +81,7 @@ class _Reads:
 
 async def _rights_missing(api: Api) -> tuple[str, ...]:
     async def may(verb: str, group: str, resource: str, name: str) -> str:
-        plain, _, subresource = resource.partition("/")
-        asked = {"verb": verb, "group": group, "resource": plain, "subresource": subresource, "name": name}
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
-        }
-        reply = await api.request("POST", _REVIEWS, body=msgspec.json.encode(body), timeout_s=TIMEOUT_S)
-        allowed = msgspec.json.decode(reply)["status"]["allowed"]
+        allowed = await rights.may(api, verb, resource, group=group, name=name, timeout_s=TIMEOUT_S)
         return "" if allowed else f"{verb} {resource}.{group}" + (f" {name}" if name else "")
 
     return tuple(filter(None, await asyncio.gather(*(may(*each) for each in NEEDED))))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from hostagent.edges.kube import rights
 from hostagent.edges.kube.decode import to_service
 from hostagent.edges.kube.transport import MERGE_PATCH, WRITE_TIMEOUT_S, Api, ApiError
 from hostagent.model.cluster import OLD_POOL_ANNOTATION, POOL_ANNOTATION, Service
@@ -49,6 +50,13 @@ class ServiceStatus:
             cause = f"asked for {asked}, the API stored {', '.join(stored.assigned) or 'none'}: an admission webhook?"
             raise EdgeError("service.status", service.key, cause)
         return Write.WON, stored
+
+    async def may_write(self) -> bool:
+        """Whether this host may write any Service's addresses: a 403 for one of them may be about that one alone.
+
+        Raises EdgeError when that cannot be asked.
+        """
+        return await rights.may(self._api, "patch", "services/status", timeout_s=self._timeout_s)
 
     async def _read_back(
         self, service: Service, addresses: Sequence[IP], pool: str | None, *, refused: bool
