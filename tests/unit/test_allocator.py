@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from hostagent.agent import survey
+from hostagent.agent import allocator, survey
 from hostagent.agent.allocator import Allocator
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
@@ -72,6 +72,7 @@ class Desk:
         self.may_answer.set()
         self.before_write: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         self.refused: dict[str, EdgeError] = {}
+        self.tried: list[str] = []
         self.may_write_any = True
         self.seats = Seats()
         self.allocator = self.another(self.seats)
@@ -113,17 +114,19 @@ class Desk:
     def why_pending(self, name: str) -> str:
         return self.allocator.pending.get(a_key(name), "")
 
-    def turn(self, *, after_s: float = 0.0, stale: bool = False, stopping: bool = False) -> None:
-        at = Instant(now() + after_s)
+    def turn(
+        self, *, at: Instant | None = None, after_s: float = 0.0, stale: bool = False, stopping: bool = False
+    ) -> None:
+        at = Instant(now() + after_s) if at is None else at
         self.allocator.turn(
             at=at, alive={ME: True}, expires_at=None, gone=False, renewed_at=None if stale else at, duration_s=15.0,
             stopping=stopping,
         )  # fmt: skip
 
-    async def rest(self, *, after_s: float = 0.0) -> None:
+    async def rest(self, *, at: Instant | None = None, after_s: float = 0.0) -> None:
         """Turn until all that was begun is over."""
         for _ in range(30):
-            self.turn(after_s=after_s)
+            self.turn(at=at, after_s=after_s)
             await asyncio.sleep(0)
 
     # The edges, as the allocator calls them
@@ -147,6 +150,7 @@ class Desk:
         assert pool is None or addresses
         await self.before_write()
         if service.key.name in self.refused:
+            self.tried.append(service.key.name)
             raise self.refused[service.key.name]
         current = self.cluster.services.items.get(service.key)
         if current is None or current.resource_version != service.resource_version:
@@ -578,6 +582,33 @@ def test_a_refusal_that_is_about_one_service_alone_keeps_the_seat() -> None:
         assert (desk.given("a"), desk.given("b")) == ((), (B,))
         assert desk.allocator.leads
         assert desk.seats.written == []
+
+    run(scenario)
+
+
+def test_a_refused_address_is_asked_for_again_after_two_seconds_and_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        began = now()
+
+        async def rest(after_s: float) -> None:
+            at = Instant(began + after_s)
+            monkeypatch.setattr(allocator, "now", lambda: at)
+            await desk.rest(at=at)
+
+        desk.refused["a"] = EdgeError("service.status", "default/a", "admission webhook says no", status=400)
+        desk.apply(a_service("a"))
+        await rest(0.0)
+        assert desk.tried == ["a"]
+        await rest(1.9)
+        assert desk.tried == ["a"]
+        await rest(2.0)
+        assert desk.tried == ["a", "a"]
+        del desk.refused["a"]
+        await rest(4.0)
+        assert desk.given("a") == (A,)
 
     run(scenario)
 
