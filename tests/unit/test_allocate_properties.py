@@ -117,6 +117,18 @@ def clusters() -> st.SearchStrategy[Cluster]:
     )
 
 
+def nobody_waits_in_vain(ledger: Ledger, config: tuple[Pool, ...], cluster: Cluster, why: str) -> None:
+    """At rest, nothing is free for who waits: a ledger that begins anew finds nothing for them either."""
+    settle(ledger, cluster)
+    check(config, cluster)
+    waiting = [service for service in cluster.values() if not service.assigned]
+    fresh = Ledger(config=ledger.config)
+    for service in cluster.values():
+        fresh.note(service)
+    for service in waiting:
+        assert fresh.decide(service).outcome is Outcome.PENDING, why
+
+
 def settle(ledger: Ledger, cluster: Cluster, order: Iterable[ServiceKey] | None = None) -> None:
     """What the allocator does after anything happened: those with addresses first; until nothing changes."""
     for _ in range(4):
@@ -252,14 +264,7 @@ def test_what_is_set_aside_is_given_to_nobody_and_kept_by_who_has_it(
         cluster[service.key] = replace(service, assigned=tuple(map(str, given)))
     for ip in aside:
         ledger.put_back(ip)
-    settle(ledger, cluster)
-    check(config, cluster)
-    waiting = [service for service in cluster.values() if not service.assigned]
-    fresh = Ledger(config=ledger.config)
-    for service in cluster.values():
-        fresh.note(service)
-    for service in waiting:
-        assert fresh.decide(service).outcome is Outcome.PENDING, "what was put back is found again"
+    nobody_waits_in_vain(ledger, config, cluster, "what was put back is found again")
 
 
 USES = (
@@ -287,14 +292,7 @@ def test_what_the_cluster_uses_is_given_to_nobody_and_kept_by_who_has_it(
         assert not [ip for ip in given for use in USES if ip in use.addresses and use.kind not in allowed]
         cluster[service.key] = replace(service, assigned=tuple(map(str, given)))
     ledger.reserved = ()
-    settle(ledger, cluster)
-    check(config, cluster)
-    waiting = [service for service in cluster.values() if not service.assigned]
-    fresh = Ledger(config=ledger.config)
-    for service in cluster.values():
-        fresh.note(service)
-    for service in waiting:
-        assert fresh.decide(service).outcome is Outcome.PENDING, "what the cluster no longer uses is found again"
+    nobody_waits_in_vain(ledger, config, cluster, "what the cluster no longer uses is found again")
 
 
 POOL = a_pool("p", "198.51.100.254-198.51.101.3", "192.0.2.0/30", avoid_buggy_ips=True)
