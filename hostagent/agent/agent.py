@@ -250,7 +250,7 @@ class Agent:
                 return
             self._check_tasks()
             self._look |= self.reach.look()  # who is the gateway now? It is asked whether this host is alone
-            if self._look:
+            if self._look or self.announcer.must_look:
                 self._look = False
                 self.keeper.describe(await self.announcer.look())
             await self._observe(everything=False)

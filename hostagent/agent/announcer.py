@@ -9,7 +9,7 @@ from typing import Any
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
-from hostagent.agent.interfaces import segments_of
+from hostagent.agent.interfaces import Settling, segments_of
 from hostagent.agent.wire import Wire
 from hostagent.core.candidates import Placement
 from hostagent.core.hosts import RETRY_S
@@ -43,6 +43,11 @@ from hostagent.telemetry.journal import say, warn
 GUARD_RETRY_S = 2.0
 GUARD_CHECK_S = 30.0
 """How often the guard is compared with what is wanted even if nothing changed: `nft flush ruleset` leaves no trace."""
+REFUSED_RETRY_S = 0.02
+"""When to try again what the kernel refused, for the first time; twice as long each time, up to `RETRY_S`.
+
+NetworkManager switches IPv6 off for some 50 ms when it activates a connection anew.
+"""
 RANKED_AT_ONCE = 200
 """VIPs between two breaths of the loop: some 30 ms with a hundred hosts."""
 EXTENSIONS = 4
@@ -77,6 +82,8 @@ class Announcer:
         self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""
+        self._refused: dict[IP, float] = {}
+        """VIPs that the kernel would not take, and for how many seconds the last wait was."""
         self._leaving: dict[IP, str] = {}
         """Why each VIP that is being handed over goes."""
         self._cluster = cluster
@@ -86,6 +93,7 @@ class Announcer:
         self._lifetime_s = lifetime_s
         self._refute = refute
         self._wake = wake
+        self._settling = Settling()
         self._extended_at = Instant(0)
         self._left_s: Mapping[IP, float] = {}
         self._guard_wanted = asyncio.Event()
@@ -94,7 +102,10 @@ class Announcer:
     # At start
 
     async def look(self) -> tuple[Segment, ...]:
-        """Read interfaces and VIPs from the kernel; listen on the interfaces that could carry VIPs."""
+        """Read interfaces and VIPs from the kernel; listen on the interfaces that could carry VIPs.
+
+        Returns these as others are to be told of them.
+        """
         links, held = await self._addresses.snapshot()
         for name in self.links.keys() - {link.name for link in links}:
             self.ownership.carrier_is(name, up=False, now=now())
@@ -102,13 +113,17 @@ class Announcer:
         for link in links:
             self.ownership.carrier_is(link.name, up=link.up, now=now())
         self.ownership.gateways = await self._addresses.gateways()
-        segments = segments_of(links)
-        await self.wire.open(segments, [link.mac for link in links if link.mac])
+        await self.wire.open(segments_of(links), [link.mac for link in links if link.mac])
         on = {address.ip: address.interface for address in held}
         self._left_s = {address.ip: address.left_s for address in held}
         for vip in self.ownership.held.keys() | on.keys():
             self.ownership.held_is(vip, on.get(vip))
-        return segments
+        return self._settling.settle(links, now())
+
+    @property
+    def must_look(self) -> bool:
+        """An interface lacks what it had a moment ago."""
+        return self._settling.pending
 
     async def adopt(self) -> None:
         """Keep alive what an earlier life of the agent left on the interfaces, until it is known what to do with it.
@@ -200,11 +215,11 @@ class Announcer:
             return
         self._extended_at = now()
         try:
-            missing = await self._addresses.extend(self._lifetime())
+            expired = await self._addresses.extend(self._lifetime())
         except EdgeError as error:
             warn("vip.not-extended", f"address lifetimes cannot be extended: {error}")
             return
-        for vip in missing:
+        for vip in expired:
             if vip in self.ownership.held:
                 warn("vip.expired", f"{vip} expired: this agent had not turned for {self._lifetime_s} s", vip=vip)
                 self.wire.neighbors.silence(vip)
@@ -268,9 +283,9 @@ class Announcer:
             if before is not None and before != link.name and before in self.links:
                 await self._addresses.remove(vip, self.links[before].index)
         except EdgeError as error:
-            warn("vip.not-added", f"{vip} cannot be put on {link.name}: {error}", vip=vip, interface=link.name)
-            self.ownership.ask_again(vip, Instant(now() + RETRY_S))
+            self._refuse(vip, link.name, error)
             return
+        self._refused.pop(vip, None)
         self.ownership.held_is(vip, link.name)
         self.acquired.setdefault(vip, (now(), act.why))
         self.wire.conflicts.pop(vip, None)
@@ -283,6 +298,14 @@ class Announcer:
         )  # fmt: skip
         self._leaving.pop(vip, None)
         self._tell(vip, announced(vip, self.ownership.me))
+
+    def _refuse(self, vip: IP, interface: InterfaceName, error: EdgeError) -> None:
+        """Try again, soon at first; told at first, and from when it is no matter of a moment."""
+        before = self._refused.get(vip, 0.0)
+        wait_s = self._refused[vip] = min(before * 2 or REFUSED_RETRY_S, RETRY_S)
+        if not before or wait_s == RETRY_S:
+            warn("vip.not-added", f"{vip} cannot be put on {interface}: {error}", vip=vip, interface=interface)
+        self.ownership.ask_again(vip, Instant(now() + wait_s))
 
     async def _remove(self, act: RemoveAddress) -> None:
         vip, interface = act.vip, self.ownership.held.get(act.vip)
