@@ -24,6 +24,7 @@ from tests.fabric.hosts import Host
 from tests.fabric.lab import FRR_ROUTER, Lab
 from tests.fabric.networks import Network
 from tests.fabric.processes import in_namespace
+from tests.fabric.remains import remains as remains_of
 from tests.fabric.state import DEFAULT_NAME, existing_labs
 
 _VERBS = {
@@ -96,6 +97,14 @@ def up(
 def down(*, name: str) -> None:
     """Remove a lab and all of it. No such lab is fine."""
     Lab.down(name)
+
+
+@cli.command()
+@name_option
+def remains(*, name: str) -> None:
+    """Fail, and say what, if anything of a lab is left: files, mounts, namespaces, control groups, processes."""
+    if left := remains_of(name):
+        raise FabricError("left of {}: {}".format(name, "\n".join(left)))
 
 
 @cli.command(context_settings=passed_on)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fabric import cgroups, netns
+from tests.fabric import netns
 from tests.fabric.admin import wait_for
 from tests.fabric.backends import BACKEND_PORT, endpoint_slices, service, set_ingress, start_backend
 from tests.fabric.client import url_of
@@ -23,6 +23,7 @@ from tests.fabric.hosts import PROJECT, Host
 from tests.fabric.lab import Lab
 from tests.fabric.listener import Kind
 from tests.fabric.processes import in_namespace
+from tests.fabric.remains import remains
 from tests.fabric.segment import Direction, Loss, Partition
 from tests.fabric.state import LabState
 
@@ -297,26 +298,6 @@ def _static(inventory: dict[str, object]) -> dict[str, object]:
     assert isinstance(group, dict)
     hosts = {name: meta["hostvars"][name] for name in group["hosts"]}
     return {"all": {"vars": every["vars"], "children": {"lab_hosts": {"hosts": hosts}}}}
-
-
-def remains(name: str) -> list[str]:
-    """What is left of a lab on this machine."""
-    state = LabState(name=name)
-    left = [str(path) for path in (state.folder, *cgroups.of_lab(name)) if path.exists()]
-    left += [each for each in (state.netns, state.client_netns) if netns.exists(each)]
-    left += [
-        line
-        for line in Path("/proc/mounts").read_text().splitlines()
-        if f"/{name}/" in line or line.startswith(f"{name}-")
-    ]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_text().replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if name in command and int(process.name) != os.getpid():
-            left.append(command)
-    return left
 
 
 @pytest.mark.usefixtures("fabric_machine")
