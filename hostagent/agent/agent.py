@@ -17,6 +17,7 @@ from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.expiry import Expiry
 from hostagent.agent.explain import explain_verb
+from hostagent.agent.guarding import Guarding
 from hostagent.agent.reach import Reach
 from hostagent.agent.refusals import Refusals
 from hostagent.agent.reports import AllocatorReports, Reports
@@ -132,7 +133,7 @@ class Agent:
         self._refusals = Refusals(ownership=self.ownership, cluster=self.cluster, events=self.events)
         self.reach = Reach(self.api, ownership=self.ownership, cluster=self.cluster)
         self.reports = Reports(self.api, namespace=config.namespace, node=self._me, cluster=self.cluster)
-        self.guard = Guard()
+        self.guarding = Guarding(Guard(), self.cluster, wake=self.wake)
         self.claims = Claims(ownership=self.ownership, cluster=self.cluster, leases=leases, wake=self.wake)
         self.wire = Wire(ownership=self.ownership, cluster=self.cluster, events=self.events, wake=self.wake)
         self.announcer = Announcer(
@@ -141,7 +142,7 @@ class Agent:
             claims=self.claims,
             wire=self.wire,
             addresses=self.addresses,
-            guard=self.guard,
+            guarding=self.guarding,
             events=self.events,
             lifetime_s=config.hang_timeout_s,
             refute=self._refute,
@@ -154,6 +155,7 @@ class Agent:
             cluster=self.cluster,
             events=self.events,
             announcer=self.announcer,
+            guarding=self.guarding,
             reports=self.reports,
             wake=self.wake,
         )
@@ -193,7 +195,7 @@ class Agent:
             on_cordon=config.on_cordon,
             tell=lambda draining: self.keeper.describe(draining=draining),
             wake=self.wake,
-            prefixes=lambda: len(self.bgp.advertiser.present),
+            prefixes=lambda: len(self.bgp.advertiser.prefixes.present),
         )
         self.verbs.settle(None)
         verbs = {**self.verbs.table, "explain": explain_verb(self)}
@@ -236,7 +238,7 @@ class Agent:
         self._tasks.append(asyncio.create_task(self.keeper.run(self._lost)))
         await self._observe(everything=True)
         self.announcer.begin(same_boot=same_boot)
-        self._tasks.append(asyncio.create_task(self.announcer.keep_guard()))
+        self._tasks.append(asyncio.create_task(self.guarding.run()))
         self._tasks += [asyncio.create_task(work) for work in (self.reports.run(), *self.bgp.work())]
         await self.announcer.turn()
         self._notify.ready(status_line(self))
@@ -256,7 +258,7 @@ class Agent:
             await self._observe(everything=False)
             await self.announcer.turn()
             seat_at = self._turn_allocator()
-            self.reports.turn(self.ownership.held, self.bgp.advertiser.faults)
+            self.reports.turn(self.ownership.held, self.bgp.faults)
             self._refusals.turn(now(), leads=self.allocator.leads)
             self._notify.alive()
             self._notify.status(status_line(self))
@@ -420,7 +422,7 @@ class Agent:
         if not late and (not self.ownership.stopped or self.allocator.seat_is_busy() or not self.bgp.advertiser.gone):
             return False
         await self.announcer.drop_everything("there was no time to hand it over")
-        await self.bgp.advertiser.withdraw("there was no time to announce it")
+        await self.bgp.advertiser.prefixes.withdraw("there was no time to announce it")
         await self.reports.end()
         await self._end_tasks()
         await self.keeper.end()

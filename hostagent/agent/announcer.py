@@ -9,6 +9,7 @@ from typing import Any
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.guarding import Guarding
 from hostagent.agent.interfaces import Settling, segments_of
 from hostagent.agent.wire import Wire
 from hostagent.core.candidates import Placement
@@ -17,11 +18,9 @@ from hostagent.core.ownership import Ownership
 from hostagent.core.tellings import Telling, announced, withdrawn
 from hostagent.edges.kube.events import Events, about_service
 from hostagent.edges.netlink import Event, KernelAddresses, LinkChanged, Resync
-from hostagent.edges.nft import Guard
-from hostagent.model.cluster import Port
 from hostagent.model.errors import EdgeError, InvariantError
 from hostagent.model.host import AddressRemoved, Link
-from hostagent.model.names import IP, Instant, InterfaceName, Network, NodeName
+from hostagent.model.names import IP, Instant, InterfaceName, NodeName
 from hostagent.model.ownership import (
     Act,
     AddAddress,
@@ -40,9 +39,6 @@ from hostagent.model.ownership import (
 )
 from hostagent.telemetry.journal import say, warn
 
-GUARD_RETRY_S = 2.0
-GUARD_CHECK_S = 30.0
-"""How often the guard is compared with what is wanted even if nothing changed: `nft flush ruleset` leaves no trace."""
 REFUSED_RETRY_S = 0.02
 """When to try again what the kernel refused, for the first time; twice as long each time, up to `RETRY_S`.
 
@@ -65,7 +61,7 @@ class Announcer:
         claims: Claims,
         wire: Wire,
         addresses: KernelAddresses,
-        guard: Guard,
+        guarding: Guarding,
         events: Events,
         lifetime_s: int,
         refute: Callable[[NodeName], None],
@@ -76,10 +72,6 @@ class Announcer:
         self.wire = wire
         self.claims = claims
         self.links: dict[InterfaceName, Link] = {}
-        self.guarded: Mapping[IP, frozenset[Port]] = {}
-        self.routed: frozenset[Network] = frozenset()
-        """The pools that this host advertises by BGP: packets to them that go to no pod are not forwarded."""
-        self.guard_trouble = ""
         self.acquired: dict[IP, tuple[Instant, Why]] = {}
         """Since when and why this host answers for each VIP that it holds."""
         self._refused: dict[IP, float] = {}
@@ -88,7 +80,7 @@ class Announcer:
         """Why each VIP that is being handed over goes."""
         self._cluster = cluster
         self._addresses = addresses
-        self._guard = guard
+        self._guarding = guarding
         self._events = events
         self._lifetime_s = lifetime_s
         self._refute = refute
@@ -96,7 +88,6 @@ class Announcer:
         self._settling = Settling()
         self._extended_at = Instant(0)
         self._left_s: Mapping[IP, float] = {}
-        self._guard_wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # At start
@@ -149,7 +140,7 @@ class Announcer:
             mine = claim.holder == self.ownership.me and claim.predecessor is None
             if same_boot and mine and vip not in self.ownership.held:
                 self.ownership.lapsed(vip)
-        self._guard_wanted.set()
+        self._guarding.note((), everything=True)
 
     # Every turn
 
@@ -172,7 +163,7 @@ class Announcer:
                 await self.keep_alive()
             uses = cluster.uses(vip)
             self.ownership.ranking_is(vip, placement.rank(vip, uses) if uses else None)
-        self._guard_wanted.set()
+        self._guarding.note(vips, everything=everything)
 
     async def turn(self) -> None:
         """Judge what needs judging and act on it; keep the addresses alive."""
@@ -273,7 +264,7 @@ class Announcer:
         ranking = self.ownership.ranking(vip)
         mine = ranking.of(self.ownership.me) if ranking else None
         link = self.links.get(mine.interface) if mine else None
-        if link is None or vip not in self.guarded:
+        if link is None or vip not in self._guarding.guarded:
             self.ownership.ask_again(vip, Instant(now() + (RETRY_S if link is None else 0.02)))
             return
         before = self.ownership.held.get(vip)
@@ -347,38 +338,3 @@ class Announcer:
         for vip in tuple(self.ownership.held):
             warn("vip.dropped", f"{vip} is dropped without a successor: {why}", vip=vip)
             await self._remove(RemoveAddress(vip=vip, why=Why.STOPPING, detail=why))
-
-    # The guard
-
-    def routed_are(self, prefixes: frozenset[Network]) -> None:
-        """This host advertises these."""
-        if prefixes != self.routed:
-            self.routed = prefixes
-            self._guard_wanted.set()
-
-    async def keep_guard(self) -> None:
-        """Keep the nftables table as the Services want it, until cancelled."""
-        while True:
-            wanted = {vip: _ports(self._cluster, vip) for vip in self._cluster.vips}
-            try:
-                await self._guard.ensure(wanted, routed=self.routed)
-            except EdgeError as error:
-                if not self.guard_trouble:
-                    warn("guard.failed", f"new VIPs are not announced until the guard works: {error}")
-                self.guard_trouble = str(error)
-                await asyncio.sleep(GUARD_RETRY_S)
-                continue
-            if self.guard_trouble:
-                say("guard.works", "the guard works again")
-            self.guard_trouble, self.guarded = "", wanted
-            self._wake()
-            try:
-                async with asyncio.timeout(GUARD_CHECK_S):
-                    await self._guard_wanted.wait()
-            except TimeoutError:
-                pass
-            self._guard_wanted.clear()
-
-
-def _ports(cluster: Cluster, vip: IP) -> frozenset[Port]:
-    return frozenset(port for use in cluster.uses(vip) for port in use.service.ports)

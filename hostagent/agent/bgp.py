@@ -11,18 +11,19 @@ from hostagent.agent.advertiser import Advertiser
 from hostagent.agent.announcer import Announcer
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
+from hostagent.agent.guarding import Guarding
 from hostagent.agent.reports import Reports
 from hostagent.agent.secrets import Secrets
 from hostagent.core.advertise import Plan
-from hostagent.core.status_objects import bgp_statuses
+from hostagent.core.status_objects import bgp_status_name, bgp_statuses
 from hostagent.edges.frr import FrrRouter, FrrRoutes, frr_present
 from hostagent.edges.hostconfig import BgpConfig, HostConfig
 from hostagent.edges.kube.events import Events
 from hostagent.edges.kube.transport import Api
 from hostagent.edges.netlink import KernelRoutes
 from hostagent.model.bgp import Peer, Router, Routes, SessionState
-from hostagent.model.cluster import Node
-from hostagent.model.names import IP, Instant, InterfaceName, Network, NodeName, ServiceKey
+from hostagent.model.cluster import Fault, Node
+from hostagent.model.names import IP, Instant, InterfaceName, Network, NodeName
 from hostagent.telemetry.metrics import BgpSession
 
 MAIN_TABLE = 254
@@ -41,6 +42,7 @@ class Bgp:
         cluster: Cluster,
         events: Events,
         announcer: Announcer,
+        guarding: Guarding,
         reports: Reports,
         wake: Callable[[], None],
     ) -> None:
@@ -48,13 +50,13 @@ class Bgp:
         self._config = config.bgp
         self._cluster = cluster
         self._announcer = announcer
+        self._guarding = guarding
         self._reports = reports
         self._wake = wake
         self._node: Node | None = None
         self._guarded: Mapping[IP, object] | None = None
         self._held: dict[IP, InterfaceName] = {}
         self._plan: Plan | None = None
-        self._told: dict[ServiceKey, tuple[str, ...]] | None = None
         self.secrets = Secrets(api, namespace=config.namespace, changed=self._secrets_changed)
         self.advertiser = Advertiser(
             me=me,
@@ -63,7 +65,7 @@ class Bgp:
             open_edges=lambda: open_edges(config.bgp),
             table=config.bgp.table,
             graceful_shutdown_s=config.bgp.graceful_shutdown_s,
-            guarded=lambda: announcer.guarded,
+            guarded=lambda: guarding.guarded,
             off=config.bgp.backend == "off",
         )
 
@@ -87,20 +89,35 @@ class Bgp:
         """Hand over what the loop noted: VIPs that changed, this host's Node, its addresses, the guard; and whether
         this host is on its way out.
         """
-        node, guarded, held = self._cluster.node(self._me), self._announcer.guarded, self._announcer.ownership.held
+        node, guarded, held = self._cluster.node(self._me), self._guarding.guarded, self._announcer.ownership.held
         self.advertiser.note(vips, everything=node != self._node)
         self._node = node
-        if guarded is not self._guarded or held != self._held:
-            self._guarded, self._held = guarded, dict(held)
+        if held != self._held:
+            self._held = dict(held)
             self.advertiser.nudge()
+        if guarded is not self._guarded:
+            self._guarded = guarded
+            self.advertiser.guard_changed()
         self.advertiser.leave(draining=draining, stopping=stopping)
-        if self.advertiser.active and self.advertiser.plan is not self._plan:
-            self._plan = self.advertiser.plan
-            self._announcer.routed_are(self._plan.routed)
-        heard = self.advertiser.plan.heard_by if self.advertiser.active else {}
-        if heard != self._told:
-            self._told = dict(heard)
-            self._reports.bgp.want(bgp_statuses(self._me, heard))
+        if self.advertiser.judged:
+            self._tell(self.advertiser.plan)
+
+    def _tell(self, plan: Plan) -> None:
+        """The guard, which addresses this host may draw traffic for; people, who hears of which Service."""
+        changed, plan.heard_changed = plan.heard_changed, set()
+        if plan is not self._plan:
+            self._plan = plan
+            self._guarding.routed_are(plan.routed if self.advertiser.active else frozenset())
+            self._reports.bgp.want(bgp_statuses(self._me, plan.heard_by))
+        elif changed:
+            heard = {key: peers for key in changed if (peers := plan.hearing(key))}
+            gone = dict.fromkeys(bgp_status_name(self._me, key) for key in changed - heard.keys())
+            self._reports.bgp.want_also(gone | {each.name: each for each in bgp_statuses(self._me, heard)})
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What only this host can tell of the configuration."""
+        return (*self.advertiser.faults, *self.advertiser.plan.contradictions)
 
     @property
     def problems(self) -> list[str]:
@@ -132,8 +149,8 @@ class Bgp:
             "protocol": self._config.protocol,
             "peers": [self._peer(peer, at) for peer in advertiser.peers],
             "prefixes": [
-                {"prefix": str(prefix), "class": number, "for_s": _ago(advertiser.since.get(prefix), at)}
-                for prefix, number in sorted(advertiser.present.items(), key=lambda each: _by_number(each[0]))
+                {"prefix": str(prefix), "class": number, "for_s": _ago(advertiser.prefixes.since.get(prefix), at)}
+                for prefix, number in sorted(advertiser.prefixes.present.items(), key=lambda each: _by_number(each[0]))
             ],
             "classes": [
                 {"number": number, "grants": [asdict(grant) for grant in each.grants]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hostagent.agent.clock import now
+from hostagent.core.tellings import peer_changed
 from hostagent.edges.kube.events import Events, about_resource
 from hostagent.model.bgp import Peer, PeerState, SessionState
 from hostagent.model.cluster import Resource
@@ -88,13 +89,9 @@ def tell(happened: Happened, *, me: NodeName, peer: Resource | None, events: Eve
         case _:
             warn("bgp.bfd-down", happened.message, peer=happened.peer)
     if peer is not None:
-        what = "Session" if happened.of == "session" else "BFD"
-        events.emit(
-            about_resource(peer),
-            reason=f"{what}{'Up' if happened.good else 'Down'}",
-            message=f"{me}: {happened.message}",
-            warning=not happened.good,
-        )
+        of = "Session" if happened.of == "session" else "BFD"
+        told = peer_changed(of, me, happened.message, good=happened.good)
+        events.emit(about_resource(peer), reason=told.reason, message=told.message, warning=told.warning)
 
 
 def _up(state: PeerState) -> bool:

@@ -19,7 +19,7 @@ def status_line(agent: Agent) -> str:
     held = len(agent.ownership.held)
     parts = [f"answers for {held} of {len(agent.cluster.vips)} VIPs"]
     if agent.bgp.advertiser.active:
-        parts.append(f"advertises {len(agent.bgp.advertiser.present)} prefixes")
+        parts.append(f"advertises {len(agent.bgp.advertiser.prefixes.present)} prefixes")
     if agent.allocator.leads:
         parts.append("allocates addresses")
     if agent.stopping_since is not None:
@@ -125,7 +125,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         config_errors=len(faults) - warnings,
         config_warnings=warnings,
         bgp_sessions=tuple(agent.bgp.sessions),
-        bgp_prefixes=len(agent.bgp.advertiser.present),
+        bgp_prefixes=len(agent.bgp.advertiser.prefixes.present),
         bgp_missed=agent.bgp.advertiser.lost,
         bgp_repaired=agent.bgp.advertiser.repaired,
     )
@@ -174,6 +174,6 @@ def _problems(agent: Agent) -> list[str]:
     if agent.settings.trouble:
         problems.append(agent.settings.trouble)
     problems += agent.bgp.problems
-    if agent.announcer.guard_trouble:
-        problems.append(agent.announcer.guard_trouble)
+    if agent.guarding.trouble:
+        problems.append(agent.guarding.trouble)
     return problems

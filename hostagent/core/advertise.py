@@ -5,6 +5,7 @@ No host depends on another here: each decides from the same facts for itself alo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,7 +13,8 @@ from ipaddress import ip_network, summarize_address_range
 from itertools import combinations
 
 from hostagent.core.candidates import Use
-from hostagent.core.config.bgp import clash, contradicts
+from hostagent.core.config.bgp import clash
+from hostagent.core.config.bgp_advertisements import contradicts
 from hostagent.model.bgp import GRACEFUL_SHUTDOWN, AttributeClass, BgpAdvertisement, BgpConfig, Grant, Peer
 from hostagent.model.cluster import EXCLUDE_LABEL, ConfigSet, Fault, Node, TrafficPolicy, any_matches
 from hostagent.model.names import IP, Network, ServiceKey
@@ -102,25 +104,48 @@ class Plan:
         self._said: dict[IP, dict[Network, frozenset[str]]] = {}
         """What each VIP asks for: the names of the advertisements for each prefix."""
         self._askers: dict[Network, set[IP]] = {}
+        self._combination: dict[Network, frozenset[str]] = {}
+        """The advertisements that count for each prefix, those set aside too."""
+        self._combined: Counter[frozenset[str]] = Counter()
+        """How many prefixes have each combination."""
         self._memo: dict[frozenset[str], tuple[AttributeClass, tuple[tuple[str, str], ...]]] = {}
         self._by_name = {ad.name: ad for ad in self._ads}
+        self._hearers = {ad.name: self._reached(AttributeClass((ad.grant,))) for ad in self._ads}
+        """The peers of this host that each advertisement reaches."""
         self.prefixes: dict[Network, AttributeClass] = {}
         self.changed: set[Network] = set()
         """Prefixes that came, went or changed their class since somebody emptied this."""
         self.excluded: dict[IP, WhyNot] = {}
-        self._heard_of: dict[IP, dict[ServiceKey, frozenset[str]]] = {}
-        self._heard_by: dict[ServiceKey, tuple[str, ...]] | None = None
+        self.heard_changed: set[ServiceKey] = set()
+        """Services of which other peers may hear since somebody emptied this."""
+        self._heard: dict[ServiceKey, dict[IP, frozenset[str]]] = {}
+        self._services: dict[IP, tuple[ServiceKey, ...]] = {}
 
     @property
     def heard_by(self) -> Mapping[ServiceKey, tuple[str, ...]]:
         """The peers that each advertised Service is told to, sorted; whether their sessions are up or not."""
-        if self._heard_by is None:
-            found: dict[ServiceKey, set[str]] = {}
-            for services in self._heard_of.values():
-                for key, peers in services.items():
-                    found.setdefault(key, set()).update(peers)
-            self._heard_by = {key: tuple(sorted(peers)) for key, peers in sorted(found.items())}
-        return self._heard_by
+        return {key: self.hearing(key) for key in sorted(self._heard)}
+
+    def hearing(self, service: ServiceKey) -> tuple[str, ...]:
+        """The peers that this one is told to; none if it is not advertised."""
+        return tuple(sorted(frozenset().union(*self._heard.get(service, {}).values())))
+
+    @property
+    def contradictions(self) -> tuple[Fault, ...]:
+        """The same as `set_aside`, once for each advertisement and reason: cheap, as most hosts have none."""
+        left_out = dict.fromkeys(
+            each for names in self._combined if (found := self._memo.get(names)) for each in found[1]
+        )
+        return tuple(
+            Fault(
+                kind="BGPAdvertisement",
+                namespace="",
+                name=name,
+                field="spec",
+                message=f"set aside for some prefixes of this host: {message}",
+            )
+            for name, message in sorted(left_out)
+        )
 
     @property
     def set_aside(self) -> list[SetAside]:
@@ -139,7 +164,7 @@ class Plan:
     @property
     def routed(self) -> frozenset[Network]:
         """The addresses of which this host may draw traffic from routers: the pools that it advertises."""
-        heard = [ad for ad in self._ads if self._heard(AttributeClass((ad.grant,)))]
+        heard = [ad for ad in self._ads if self._hearers[ad.name]]
         return frozenset(
             network
             for pool in self._config.pools
@@ -164,12 +189,15 @@ class Plan:
                 for some in combinations(selecting, size):
                     if names := always | frozenset(some):
                         classes.add(self._class_of(names)[0])
-        return frozenset(each for each in classes if self._heard(each))
+        return frozenset(each for each in classes if self._reached(each))
 
     def judge(self, vip: IP, uses: Sequence[Use]) -> None:
         """Take in one VIP as it is now; no uses: no Service has it any more."""
-        self._heard_by = None
-        self._heard_of.pop(vip, None)
+        for key in self._services.pop(vip, ()):
+            self.heard_changed.add(key)
+            self._heard[key].pop(vip)
+            if not self._heard[key]:
+                del self._heard[key]
         asked = self._ask(vip, uses) if uses else {}
         self.excluded.pop(vip, None)
         if isinstance(asked, WhyNot):
@@ -220,8 +248,10 @@ class Plan:
                 length = ad.aggregation_length if vip.version == 4 else ad.aggregation_length_v6
                 prefix: Network = ip_network((vip, length), strict=False)
                 asked[prefix] = asked.get(prefix, frozenset()) | {ad.name}
-                heard |= self._heard(AttributeClass((ad.grant,)))
-            self._heard_of.setdefault(vip, {})[use.service.key] = heard
+                heard |= self._hearers[ad.name]
+            self._heard.setdefault(use.service.key, {})[vip] = heard
+            self._services[vip] = (*self._services.get(vip, ()), use.service.key)
+            self.heard_changed.add(use.service.key)
         return asked or why
 
     def _ads_for(self, pool: str, use: Use) -> list[BgpAdvertisement] | WhyNot:
@@ -233,7 +263,7 @@ class Plan:
         here = [ad for ad in matching if ad.name in self._by_name]
         if not here:
             return WhyNot.NODE_SELECTOR
-        heard = [ad for ad in here if self._heard(AttributeClass((ad.grant,)))]
+        heard = [ad for ad in here if self._hearers[ad.name]]
         if not heard:
             return WhyNot.NO_PEER
         if not use.endpoints.serving:
@@ -243,7 +273,7 @@ class Plan:
             return WhyNot.NO_LOCAL_ENDPOINT
         return heard
 
-    def _heard(self, of: AttributeClass) -> frozenset[str]:
+    def _reached(self, of: AttributeClass) -> frozenset[str]:
         """The peers of this host that a class reaches; where they are not known, a stand-in for them."""
         if self._peers is None:
             return frozenset({"*"})
@@ -254,8 +284,14 @@ class Plan:
 
     def _settle(self, prefix: Network) -> None:
         self.changed.add(prefix)
+        if before := self._combination.pop(prefix, None):
+            self._combined[before] -= 1
+            if not self._combined[before]:
+                del self._combined[before]
         if self._askers[prefix]:
-            self.prefixes[prefix] = self._class_of(self._names(prefix))[0]
+            names = self._combination[prefix] = self._names(prefix)
+            self._combined[names] += 1
+            self.prefixes[prefix] = self._class_of(names)[0]
         else:
             del self._askers[prefix]
             self.prefixes.pop(prefix, None)

@@ -42,6 +42,11 @@ def l2_statuses(node: NodeName, answered: Mapping[ServiceKey, Collection[Interfa
         yield StatusObject(name=object_name("l2", node, service), labels=service_labels(node, service), status=status)
 
 
+def bgp_status_name(node: NodeName, service: ServiceKey) -> str:
+    """Of its ServiceBGPStatus."""
+    return object_name("bgp", node, service)
+
+
 def bgp_statuses(node: NodeName, heard_by: Mapping[ServiceKey, Collection[str]]) -> Iterator[StatusObject]:
     """A ServiceBGPStatus for each Service that this host advertises: to which peers, whether their sessions are up or
     not.
@@ -53,7 +58,7 @@ def bgp_statuses(node: NodeName, heard_by: Mapping[ServiceKey, Collection[str]])
             "serviceNamespace": service.namespace,
             "peers": sorted(peers),
         }
-        yield StatusObject(name=object_name("bgp", node, service), labels=service_labels(node, service), status=status)
+        yield StatusObject(name=bgp_status_name(node, service), labels=service_labels(node, service), status=status)
 
 
 def host_state(node: NodeName, faults: Iterable[Fault]) -> StatusObject:

@@ -39,6 +39,11 @@ def withdrawn(
     )
 
 
+def peer_changed(of: str, node: NodeName, what: str, *, good: bool) -> Telling:
+    """The session of a node with a router, or its BFD, came up or went down."""
+    return Telling(reason=f"{of}{'Up' if good else 'Down'}", message=f"{node}: {what}", warning=not good)
+
+
 def unannounced(vip: IP, excluded: Mapping[NodeName, WhyNot]) -> Telling:
     """A Service has an address, and no node may announce it."""
     counts = Counter(excluded.values())

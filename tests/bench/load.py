@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def load() -> None:
 @click.option("--count", type=int, required=True)
 @click.option("--wait/--no-wait", default=True, help="For all to have addresses.")
 @click.option("--network", default="", help="Write addresses of it into their status, as an allocator has done before.")
-def create(*, kubeconfig: str, namespace: str, count: int, wait: bool, network: str) -> None:
+@click.option("--behind", default="", help="NODE=ADDRESS: give each a ready endpoint there, in place of a selector.")
+def create(*, kubeconfig: str, namespace: str, count: int, wait: bool, network: str, behind: str) -> None:
     """Create Services with all speed; then wait until all have addresses, and say how long that took."""
-    click.echo(json.dumps(asyncio.run(_create(Path(kubeconfig), namespace, count, wait=wait, network=network))))
+    wanted = _Wanted(namespace=namespace, network=network, behind=behind)
+    click.echo(json.dumps(asyncio.run(_create(Path(kubeconfig), wanted, count, wait=wait))))
 
 
 @load.command()
@@ -103,12 +106,21 @@ async def _with_api(kubeconfig: Path, act: Callable[[Api], Any]) -> Named:
         await api.close()
 
 
-async def _create(kubeconfig: Path, namespace: str, count: int, *, wait: bool, network: str) -> Named:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What the Services are to be like."""
+
+    namespace: str
+    network: str
+    behind: str
+
+
+async def _create(kubeconfig: Path, wanted: _Wanted, count: int, *, wait: bool) -> Named:
     async def act(api: Api) -> Named:
-        assigned = Assigned(api, namespace)
+        assigned = Assigned(api, wanted.namespace)
         watching = asyncio.create_task(assigned.run())
         began_at = time.time()
-        await _each(count, lambda n: _one(api, namespace, n, network))
+        await _each(count, lambda n: _one(api, wanted, n))
         created_at = time.time()
         if wait:
             await assigned.all_of(count)
@@ -155,9 +167,10 @@ async def _each(count: int, act: Callable[[int], Any]) -> None:
     await asyncio.gather(*(one(number) for number in range(count)))
 
 
-async def _one(api: Api, namespace: str, number: int, network: str) -> None:
+async def _one(api: Api, wanted: _Wanted, number: int) -> None:
+    namespace, network = wanted.namespace, wanted.network
     path = f"/api/v1/namespaces/{namespace}/services"
-    made = {
+    made: Named = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
@@ -172,6 +185,11 @@ async def _one(api: Api, namespace: str, number: int, network: str) -> None:
             "ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}],
         },
     }
+    if wanted.behind:
+        del made["spec"]["selector"]  # or the cluster's own controller would write another EndpointSlice
+        await _tried(
+            api, "POST", f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", _slice(wanted, number)
+        )
     await _tried(api, "POST", path, made)
     if network:
         first, second, third, _ = (int(part) for part in network.partition("/")[0].split("."))
@@ -181,6 +199,19 @@ async def _one(api: Api, namespace: str, number: int, network: str) -> None:
             "status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}},
         }
         await _tried(api, "PATCH", f"{path}/load-{number:05}/status", patch)
+
+
+def _slice(wanted: _Wanted, number: int) -> Named:
+    node, _, address = wanted.behind.partition("=")
+    labels = {"kubernetes.io/service-name": f"load-{number:05}"}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"load-{number:05}", "labels": labels},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [address], "nodeName": node, "conditions": {"ready": True, "serving": True}}],
+    }
 
 
 async def _tried(api: Api, method: str, path: str, body: Named) -> None:

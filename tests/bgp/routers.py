@@ -18,7 +18,6 @@ from hostagent.edges.netlink import route_wire, wire
 from tests.fabric.admin import wait_for
 from tests.fabric.command import FabricError
 from tests.fabric.hosts import Host
-from tests.netns.conftest import enter_pid
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -233,25 +232,15 @@ _RTA_DST = 1
 def watching_routes(host: Host) -> Iterator[RouteLog]:
     """Listen to the host's kernel: the moment at which a route is really there, not when somebody asks."""
     log = RouteLog()
-    made: list[socket.socket | BaseException] = []
 
-    def open_there() -> None:
-        try:
-            enter_pid(host.pid or 0)
-            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: bursts of ten thousand
-            sock.bind((0, _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
-            sock.settimeout(0.2)
-            made.append(sock)
-        except BaseException as exc:  # noqa: BLE001 - handed over
-            made.append(exc)
+    def listen() -> socket.socket:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: bursts of ten thousand
+        sock.bind((0, _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
+        sock.settimeout(0.2)
+        return sock
 
-    opener = threading.Thread(target=open_there)
-    opener.start()
-    opener.join()
-    sock = made[0]
-    if isinstance(sock, BaseException):
-        raise FabricError(f"cannot listen to the routes of {host.name}") from sock
+    sock = host.inside(listen)
     over = threading.Event()
     listener = threading.Thread(target=_listen, args=(sock, log, over), name=f"routes of {host.name}")
     listener.start()

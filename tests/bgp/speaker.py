@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hostagent.core.frr_diff import Change, compare
 from hostagent.core.frr_text import Wanted, number_classes
@@ -17,7 +16,6 @@ from hostagent.edges.netlink import KernelRoutes
 from hostagent.model.bgp import AttributeClass, BfdProfile, Grant, Peer, PeerState
 from hostagent.model.names import Network
 from tests.fabric.hosts import Host
-from tests.netns.conftest import enter_pid
 
 T = TypeVar("T")
 
@@ -60,7 +58,7 @@ class Speaker:
                 await routes.close()
                 await router.close()
 
-        return in_host(self.host, lambda: asyncio.run(main()))
+        return self.host.inside(lambda: asyncio.run(main()))
 
     def peer_with(
         self, *peers: Peer, classes: Sequence[AttributeClass] = (PLAIN,), profiles: Sequence[BfdProfile] = ()
@@ -103,6 +101,18 @@ class Speaker:
 
         self.run(act)
 
+    def one_by_one(self, prefixes: Sequence[str], *, away: bool = False) -> None:
+        """Announce these one after the other, beside what is announced; or take them away so."""
+        of = self.number(PLAIN)
+
+        async def act(edges: Edges) -> None:
+            await edges.routes.present()
+            for network in map(ip_network, prefixes):
+                add, remove = ({}, {network}) if away else ({network: of}, set[Network]())
+                await edges.routes.change(add=add, remove=frozenset(remove))
+
+        self.run(act)
+
     def present(self) -> Mapping[Network, int]:
         return self.run(lambda edges: edges.routes.present())
 
@@ -114,26 +124,3 @@ class Speaker:
         if self.wanted is not None:
             self.announce([])
             self.peer_with(classes=())
-
-
-def in_host(host: Host, function: Callable[[], T]) -> T:
-    """Run a function in a thread in the host's network namespace; what it raises is raised here."""
-    result: list[Any] = []
-    failure: list[BaseException] = []
-    pid = host.pid
-    assert pid is not None
-
-    def body() -> None:
-        try:
-            enter_pid(pid)
-            result.append(function())
-        except BaseException as exc:  # noqa: BLE001 - handed to the test
-            failure.append(exc)
-
-    thread = threading.Thread(target=body, name=f"in {host.name}")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    found: T = result[0]
-    return found

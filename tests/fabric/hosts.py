@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.fabric import cgroups, netns
 from tests.fabric.command import DEFAULT_TIMEOUT_S, CommandError, FabricError, run
+from tests.fabric.inside import call_inside, of_process
 from tests.fabric.networks import enabled_units, network_file
 from tests.fabric.processes import Processes
 from tests.fabric.state import LabState
 from tests.fabric.supervisor import HostSpec, leader_file
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -245,6 +248,14 @@ class Host:
             return run(self.argv(argv), check=check, stdin=stdin, timeout_s=timeout_s)
         except CommandError as exc:
             raise CommandError([f"{self.name}:", *argv], exc.outcome, exc.stdout, exc.stderr) from exc
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """What the function returns when it is run in the host's network, on this machine's disk; what it raises is
+        raised here. Raises FabricError when the host is off."""
+        leader = self.pid
+        if leader is None or not self.running:
+            raise FabricError(f"host {self.name} is off: boot it first")
+        return call_inside(of_process(leader), function)
 
     def write_file(self, path: str, content: str, *, mode: int = 0o644) -> None:
         """Put a file into the host, folders too, atomically. On a host that is off: onto its disk."""

@@ -1,16 +1,16 @@
 """Long-running programs in a network namespace that outlive their starter and can be ended by any other process."""
 
-import ctypes
 import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.fabric.inside import call_inside, named
 
 # The child records itself before it becomes the program: had the parent to do it, a SIGKILL of the parent between
 # fork and write would leave a process nobody knows. Process number and start time (fields 1 and 22 of its stat line,
@@ -19,7 +19,6 @@ _RECORD_THEN_EXEC = 'read -r stat < /proc/$$/stat && printf "%s\\n" "$stat" > "$
 _START_TIME = 22
 
 _KILLED_WITHIN_S = 10.0
-_CLONE_NEWNET = 0x40000000
 
 
 def in_namespace(netns: str, argv: Sequence[str | Path]) -> list[str]:
@@ -32,39 +31,14 @@ def connect_in(netns: str, address: str, port: int, timeout_s: float) -> socket.
 
     Raises OSError as connecting does, or when there is no such namespace.
     """
-    made: list[socket.socket | OSError] = []
 
-    def connect() -> None:
-        try:
-            enter(netns)
-            connection = socket.create_connection((address, port), timeout=timeout_s)
-            # else a small request waits 40 ms for the acknowledgement of the handshake's last bytes
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made.append(connection)
-        except OSError as error:
-            made.append(error)
+    def connect() -> socket.socket:
+        connection = socket.create_connection((address, port), timeout=timeout_s)
+        # else a small request waits 40 ms for the acknowledgement of the handshake's last bytes
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
-    # setns moves one thread; this one ends before it could do anything else there
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join()
-    match made.pop():
-        case OSError() as error:
-            raise error
-        case connection:
-            return connection
-
-
-def enter(netns: str) -> None:
-    """Move the calling thread, and no other, into `netns`. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    handle = os.open(f"/run/netns/{netns}", os.O_RDONLY)
-    try:
-        if libc.setns(handle, _CLONE_NEWNET) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), f"/run/netns/{netns}")
-    finally:
-        os.close(handle)
+    return call_inside(named(netns), connect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ listens there. Faults are dropped frames, by nftables in the bridge.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from pyroute2 import IPRoute
+
 from tests.fabric import netns
 from tests.fabric.command import run
+from tests.fabric.inside import call_inside, named
 from tests.fabric.processes import in_namespace
 from tests.fabric.state import LabState
 
@@ -27,6 +31,7 @@ SEGMENT_V4, SEGMENT_V6 = "198.51.100.1", "2001:db8:51::1"
 CLIENT_V4, CLIENT_V6 = "198.51.100.200", "2001:db8:51::200"
 
 _FAULTS = "hostagent_faults"
+_BR_STATE_DISABLED, _BR_STATE_FORWARDING = 0, 3  # linux/if_bridge.h
 
 
 class Direction(StrEnum):
@@ -144,6 +149,19 @@ class Segment:
         text = f"table bridge {_FAULTS}\ndelete table bridge {_FAULTS}\n"
         text += f"table bridge {_FAULTS} {{\n{''.join(chains)}}}\n" if rules else ""
         run(in_namespace(self.state.netns, ["nft", "-f", "-"]), stdin=text)
+
+    def set_deaf_and_mute(self, host: str, *, so: bool) -> float:
+        """No frame passes the host's port from one moment to the next, and its carrier stays. Returns that moment
+        (monotonic, s), taken right before the kernel was told: no program has to start first, as for `set_faults`."""
+
+        def tell() -> float:
+            with IPRoute() as kernel:
+                (index,) = kernel.link_lookup(ifname=port(host))
+                at = time.monotonic()
+                kernel.brport("set", index=index, state=_BR_STATE_DISABLED if so else _BR_STATE_FORWARDING)
+                return at
+
+        return call_inside(named(self.state.netns), tell)
 
     def set_cable(self, host: str, nic: str = "eth0", *, plugged: bool) -> None:
         """Pull or plug a cable at the bridge's end: the host sees its carrier go and come."""

@@ -93,6 +93,11 @@ def test_a_host_tells_what_it_answers_for_and_takes_it_back(kubeconfig: Kubeconf
             await comes_to(seen, [("api", [{"name": "eth0"}]), ("web", [{"name": "eth0"}])])
             mine.want(l2_statuses(NodeName("h1"), {a_key("shop/web"): {InterfaceName("eth1")}}))
             await comes_to(seen, [("web", [{"name": "eth1"}])])
+            (also,) = l2_statuses(NodeName("h1"), {a_key("shop/db"): {ETH0}})
+            mine.want_also({also.name: also})
+            await comes_to(seen, [("db", [{"name": "eth0"}]), ("web", [{"name": "eth1"}])])
+            mine.want_also({also.name: None})
+            await comes_to(seen, [("web", [{"name": "eth1"}])])
             [one] = (await stored(api, "servicel2statuses")).values()
             assert one["metadata"]["labels"] == {
                 "metallb.io/node": "h1",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +14,9 @@ from typing import Any, TypeVar
 import pytest
 
 from hostagent.model.names import InterfaceName, Mac
+from tests.fabric.inside import call_inside, named
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
 _TIMEOUT_S = 30.0
 _counter = itertools.count()
 
@@ -58,22 +56,7 @@ class Namespace:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function inside, in a thread of its own; what it raises is raised here."""
-        result: list[T] = []
-        failure: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                enter(self.name)
-                result.append(function())
-            except BaseException as exc:  # noqa: BLE001 - handed to the test
-                failure.append(exc)
-
-        thread = threading.Thread(target=body, name=f"in {self.name}")
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return result[0]
+        return call_inside(named(self.name), function)
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]], timeout: float = _TIMEOUT_S) -> T:
         """Run a coroutine inside, on an event loop of its own."""
@@ -135,22 +118,6 @@ class Segment(Namespace):
         for host in self.hosts:
             host.remove()
         super().remove()
-
-
-def enter(name: str) -> None:
-    """Move this thread into a network namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/run/netns", name).open("rb") as namespace:
-        if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns", name)
-
-
-def enter_pid(pid: int) -> None:
-    """Move this thread into the network namespace of a process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
-        if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns", pid)
 
 
 @pytest.fixture

@@ -287,3 +287,38 @@ def test_what_is_advertised_and_goes_to_no_pod_is_not_sent_back(
             sock.sendto(b"?", ("203.0.113.5", 9))
 
     assert host.run(guarded) == 1
+
+
+def test_one_vip_among_others_is_opened_and_closed_alone(holder: Host, client: Host) -> None:
+    async def main(guard: Guard, change: Mapping[IP, frozenset[Port] | None]) -> Wanted | None:
+        await guard.ensure({V6: frozenset({HTTP})})
+        await guard.change(change)
+        return await guard.read()
+
+    with listeners(holder, HTTP, SSH):
+        for ports in (frozenset({HTTP, SSH}), frozenset({HTTP})):
+            guard = Guard()
+            assert holder.run(lambda guard=guard, ports=ports: main(guard, {V4: ports})) == {  # type: ignore[misc]
+                V4: ports,
+                V6: frozenset({HTTP}),
+            }
+            assert connects(client, V4, HTTP)
+            assert connects(client, V4, SSH) is (SSH in ports)
+        assert holder.run(lambda: main(Guard(), {V4: None, V6: None})) == {}
+        assert connects(client, V6, SSH)
+
+
+@pytest.mark.parametrize("spoiled", ["delete table inet hostagent", f"delete element inet hostagent vips4 {{ {V4} }}"])
+def test_a_change_to_what_somebody_took_away_is_refused_and_all_is_made_anew(holder: Host, spoiled: str) -> None:
+    async def main() -> Wanted | None:
+        guard = Guard()
+        await guard.ensure({V4: frozenset({HTTP})})
+        holder.sh("nft", spoiled)
+        for _ in range(2):
+            with pytest.raises(EdgeError):
+                await guard.change({V4: None, V6: frozenset({HTTP})})
+        await guard.ensure({V6: frozenset({HTTP})})
+        await guard.change({V4: frozenset({SSH})})
+        return await guard.read()
+
+    assert holder.run(main) == {V6: frozenset({HTTP}), V4: frozenset({SSH})}

@@ -117,6 +117,24 @@ def test_routes_of_others_are_neither_seen_nor_touched(host: Host) -> None:
     assert any(each["dst"] == str(WIDE4) for each in shown(host, 4, 254))
 
 
+def test_what_others_take_away_or_put_there_in_our_name_is_seen(host: Host) -> None:
+    def ip(verb: str, metric: int) -> None:
+        host.sh("ip", "route", verb, str(V4), "dev", "lo", "table", str(TABLE), "proto", "74", "metric", str(metric))
+
+    async def main() -> None:
+        async with routes() as kernel:
+            await kernel.change(add={V4: 5, WIDE4: 7})
+            assert await kernel.present() == {V4: 5, WIDE4: 7}
+            ip("add", 4)
+            assert await kernel.present() == {V4: 4, WIDE4: 7}
+            ip("del", 4)
+            assert await kernel.present() == {V4: 5, WIDE4: 7}
+            ip("del", 5)
+            assert await kernel.present() == {WIDE4: 7}
+
+    host.run(main)
+
+
 def test_a_large_table_number_is_honoured(host: Host) -> None:
     async def main() -> None:
         async with routes(70_000) as kernel:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -165,3 +167,17 @@ class Cluster:
     def until(self, predicate: Callable[[], Any], what: str, timeout_s: float = SOON_S) -> Any:
         """Wait for the first true answer, and return it. Raises TimeoutError that says what was waited for."""
         return wait_for(predicate, timeout_s, what)
+
+
+@contextmanager
+def share_for(test: str, lab: Lab) -> Iterator[Cluster]:
+    """A namespace and pools for one test; what it made is gone after it, and all agents run again."""
+    cluster = Cluster(lab=lab, namespace=re.sub(r"[^a-z0-9]+", "-", test.lower()).strip("-")[:40].strip("-"))
+    cluster.begin()
+    try:
+        yield cluster
+    except BaseException:
+        cluster.show_journals()
+        raise
+    finally:
+        cluster.end()

@@ -6,7 +6,6 @@ Tests put back what they break. Each works in a Kubernetes namespace of its own.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from tests.fabric.deploy import deploy
 from tests.fabric.fixtures import fabric_machine
 from tests.fabric.lab import Lab
-from tests.system.cluster import Cluster
+from tests.system.cluster import Cluster, share_for
 
 __all__ = ["fabric_machine"]
 
@@ -38,14 +37,5 @@ def lab(fabric_machine: None) -> Iterator[Lab]:  # noqa: ARG001
 
 @pytest.fixture
 def cluster(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A namespace and pools for one test; what it made is gone after it, and all agents run again."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
-    cluster = Cluster(lab=lab, namespace=name)
-    cluster.begin()
-    try:
+    with share_for(request.node.name, lab) as cluster:
         yield cluster
-    except BaseException:
-        cluster.show_journals()
-        raise
-    finally:
-        cluster.end()

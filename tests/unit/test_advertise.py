@@ -166,6 +166,10 @@ def test_what_contradicts_is_set_aside_with_its_reason(one: Grant, two: Grant) -
 
     assert plan.prefixes == {PREFIX: a_class(first.grant)}
     assert [(each.advertisement, each.prefix) for each in plan.set_aside] == [("b", PREFIX)]
+    (fault,) = plan.contradictions
+    assert (fault.kind, fault.name) == ("BGPAdvertisement", "b")
+    plan.judge(next(iter(plan.vips_of(PREFIX))), ())
+    assert plan.contradictions == ()
 
 
 def test_different_peers_may_hear_different_things() -> None:

@@ -295,7 +295,7 @@ def test_what_frr_missed_is_put_before_it_again() -> None:
         routes = dict(host.daemon.routes)
         host.daemon.missed = frozenset({net(B)})
         host.advertiser._compared_at = None
-        host.advertiser.since = dict.fromkeys(routes, host.advertiser.since[net(A)].__class__(0.0))
+        host.advertiser.prefixes.since = dict.fromkeys(routes, host.advertiser.prefixes.since[net(A)].__class__(0.0))
 
         await host.turn()
 

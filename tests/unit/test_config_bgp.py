@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hostagent.core.config.bgp import MED, PREPEND, SHUTDOWN
+from hostagent.core.config.bgp_advertisements import MED, PREPEND, SHUTDOWN
 from hostagent.core.config_set import build
 from hostagent.model.bgp import Grant, Secret
 from hostagent.model.cluster import ConfigSet, Resource

@@ -6,31 +6,24 @@ heals when it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address, summarize_address_range
+from ipaddress import ip_address
 
 from hostagent.core.config import schema
+from hostagent.core.config.bgp_advertisements import Ground, Reach, contradiction, to_advertisement, unknown_peers
 from hostagent.core.config.decode import Finding
 from hostagent.core.config.objects import Judged
 from hostagent.core.config.selectors import to_selectors
 from hostagent.core.config.values import parse_duration_s
-from hostagent.model.bgp import BfdProfile, BgpAdvertisement, BgpConfig, Grant, Peer, Secret
-from hostagent.model.cluster import AddressRange, Family, Pool, Resource
-from hostagent.model.names import InterfaceName, Labels
+from hostagent.model.bgp import BfdProfile, BgpAdvertisement, BgpConfig, Peer, Secret
+from hostagent.model.cluster import Pool, Resource
+from hostagent.model.names import InterfaceName
 
 Key = tuple[str, str, str]
 
-MED = "hostagent.io/med"
-PREPEND = "hostagent.io/as-path-prepend"
-SHUTDOWN = "hostagent.io/graceful-shutdown"
-MOST_PREPENDS = 10
-"""Longer paths are filtered by many networks, and by then somebody has mistyped."""
-
 Secrets = Mapping[str, Secret | str]
 """By name; a text says why there is no password in it."""
-Reach = Callable[[schema.Spec], frozenset[str]]
-"""The names of the pools that an advertisement means."""
 
 
 @dataclass(slots=True)
@@ -85,11 +78,11 @@ def settle_bgp(
     _settle_peers(of_kind["BGPPeer"], in_force, earlier, settled, secrets)
     _settle_advertisements(
         of_kind["BGPAdvertisement"], in_force, earlier, settled,
-        _Ground(aliases={name: value for name, (value, _) in aliases.items()}, reach=reach, pools=pools, before=before),
+        Ground(aliases={name: value for name, (value, _) in aliases.items()}, reach=reach, pools=pools, before=before),
     )  # fmt: skip
     known = {key[2] for key in of_kind["BGPPeer"]}
     for key in of_kind["BGPAdvertisement"]:
-        settled.note(key, *_unknown_peers(in_force[key], known))
+        settled.note(key, *unknown_peers(in_force[key], known))
     return settled
 
 
@@ -266,173 +259,28 @@ def clash(peer: Peer, others: Sequence[Peer]) -> Finding | None:
 # --- advertisements ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    aliases: Mapping[str, str]
-    reach: Reach
-    pools: Mapping[str, Pool]
-    before: BgpConfig
-
-
 def _settle_advertisements(
     keys: Sequence[Key],
     in_force: Mapping[Key, Judged],
     earlier: Mapping[Key, Judged],
     settled: Settled,
-    ground: _Ground,
+    ground: Ground,
 ) -> None:
     before = {ad.name: ad for ad in ground.before.advertisements}
     for key in keys:
         current = in_force[key]
         unchanged = _unchanged(key, in_force, earlier)
-        ad, found = _to_advertisement(current, ground)
+        ad, found = to_advertisement(current, ground)
         if ad is None and unchanged and key[2] in before:
             ad = before[key[2]]  # an alias that went away does not take a community, or the prefix, with it
-        if ad is not None and (conflict := _contradiction(ad, settled.advertisements, ground.pools)):
+        if ad is not None and (conflict := contradiction(ad, settled.advertisements, ground.pools)):
             found, ad = [*found, conflict], None
         settled.note(key, *found)
         if ad is None and key in earlier and not unchanged:
-            ad, _ = _to_advertisement(earlier[key], ground)
+            ad, _ = to_advertisement(earlier[key], ground)
             current = earlier[key]
-            if ad is not None and _contradiction(ad, settled.advertisements, ground.pools):
+            if ad is not None and contradiction(ad, settled.advertisements, ground.pools):
                 ad = None
         if ad is not None:
             settled.advertisements.append(ad)
             settled.in_force[key] = current
-
-
-def _to_advertisement(judged: Judged, ground: _Ground) -> tuple[BgpAdvertisement | None, list[Finding]]:
-    spec, annotations = judged.spec, judged.resource.annotations
-    assert isinstance(spec, schema.BGPAdvertisement)  # noqa: S101  the key says so
-    findings: list[Finding] = []
-    communities: set[str] = set()
-    for index, text in enumerate(spec.communities):
-        value = text if ":" in text else ground.aliases.get(text)
-        if value is None:
-            message = f'no Community in {judged.resource.namespace} explains "{text}"; correct the name or create it'
-            findings.append(Finding(f"spec.communities[{index}]", message))
-        else:
-            communities.add(_canonical(value))
-    findings += check_annotations(annotations)
-    if findings:
-        return None, findings
-    reached = ground.reach(spec) & ground.pools.keys()
-    narrow = {name: finding for name in sorted(reached) if (finding := _too_wide(spec, ground.pools[name]))}
-    findings += narrow.values()
-    if narrow and not reached - narrow.keys():
-        return None, findings
-    return BgpAdvertisement(
-        name=judged.resource.name,
-        pools=reached - narrow.keys(),
-        aggregation_length=spec.aggregation_length,
-        aggregation_length_v6=spec.aggregation_length_v6,
-        grant=Grant(
-            peers=tuple(sorted(spec.peers)),
-            communities=_sorted(c for c in communities if not c.startswith("large:")),
-            large_communities=_sorted(c.removeprefix("large:") for c in communities if c.startswith("large:")),
-            local_pref=spec.local_pref,
-            med=int(annotations.get(MED, "0")),
-            prepend=int(annotations.get(PREPEND, "0")),
-        ),
-        graceful_shutdown=annotations.get(SHUTDOWN, "true") == "true",
-        node_selectors=to_selectors(spec.node_selectors),
-        service_selectors=to_selectors(spec.service_selectors),
-    ), findings
-
-
-def _unknown_peers(judged: Judged, known: set[str]) -> Iterator[Finding]:
-    spec, namespace = judged.spec, judged.resource.namespace
-    assert isinstance(spec, schema.BGPAdvertisement)  # noqa: S101  the key says so
-    nothing = ", so this advertises to nobody" if spec.peers and not known & set(spec.peers) else ""
-    for index, name in enumerate(spec.peers):
-        if name not in known:
-            message = f'there is no BGPPeer "{name}" in {namespace}{nothing}; correct the name or create the peer'
-            yield Finding(f"spec.peers[{index}]", message, warning=True)
-
-
-def check_annotations(annotations: Labels) -> Iterator[Finding]:
-    """Our extensions, written as annotations on a BGPAdvertisement."""
-    for name, most in ((MED, 4_294_967_295), (PREPEND, MOST_PREPENDS)):
-        text = annotations.get(name, "0")
-        if not (text.isascii() and text.isdigit()) or int(text) > most:
-            yield Finding(f"metadata.annotations[{name}]", f'"{text}" is not a number from 0 to {most}; correct it')
-    if (text := annotations.get(SHUTDOWN, "true")) not in ("true", "false"):
-        yield Finding(f"metadata.annotations[{SHUTDOWN}]", f'is "{text}"; write "true" or "false"')
-
-
-def _canonical(community: str) -> str:
-    """Numbers without leading zeros, as FRR prints them."""
-    head = "large:" if community.startswith("large:") else ""
-    return head + ":".join(str(int(part)) for part in community.removeprefix("large:").split(":"))
-
-
-def _sorted(communities: Iterator[str]) -> tuple[str, ...]:
-    return tuple(sorted(communities, key=lambda c: tuple(map(int, c.split(":")))))
-
-
-def _too_wide(spec: schema.BGPAdvertisement, pool: Pool) -> Finding | None:
-    """An aggregate must lie within an entry of the pool, or it would draw traffic for addresses of others."""
-    for addresses in pool.ranges:
-        v4 = addresses.first.version == 4
-        length, name = (
-            (spec.aggregation_length, "aggregationLength")
-            if v4
-            else (spec.aggregation_length_v6, "aggregationLengthV6")
-        )
-        if length < (widest := _widest(addresses)):
-            message = (
-                f"/{length} is wider than {addresses} of IPAddressPool {pool.name}, so it would attract traffic for "
-                f"addresses that are not in it; write at least {widest}. This pool is not advertised"
-            )
-            return Finding(f"spec.{name}", message)
-    return None
-
-
-def _widest(addresses: AddressRange) -> int:
-    return min(network.prefixlen for network in summarize_address_range(addresses.first, addresses.last))
-
-
-def _contradiction(
-    ad: BgpAdvertisement, others: Sequence[BgpAdvertisement], pools: Mapping[str, Pool]
-) -> Finding | None:
-    """Two advertisements that certainly meet at one prefix, one peer and one host, and give it different values.
-
-    With service or node selectors on both it depends on Services and nodes: `core.advertise` looks at each prefix.
-    """
-    if ad.service_selectors:
-        return None
-    for other in others:
-        if other.service_selectors or (
-            ad.node_selectors and other.node_selectors and ad.node_selectors != other.node_selectors
-        ):
-            continue
-        shared = [name for name in sorted(ad.pools & other.pools) if _meet(ad, other, pools[name])]
-        if shared and (what := contradicts(ad.grant, other.grant)):
-            field_name, mine, its = what
-            message = (
-                f"{mine} contradicts {its} of BGPAdvertisement {other.name} for IPAddressPool {shared[0]}; "
-                "make them equal, or name different peers, nodes or aggregation lengths"
-            )
-            return Finding(field_name, message)
-    return None
-
-
-def _meet(a: BgpAdvertisement, b: BgpAdvertisement, pool: Pool) -> bool:
-    """Whether both announce the same prefixes of this pool."""
-    families = {Family.V4 if r.first.version == 4 else Family.V6 for r in pool.ranges}
-    v4 = Family.V4 in families and a.aggregation_length == b.aggregation_length
-    return v4 or (Family.V6 in families and a.aggregation_length_v6 == b.aggregation_length_v6)
-
-
-def contradicts(a: Grant, b: Grant) -> tuple[str, int, int] | None:
-    """Where two grants reach one peer with different values: the field, a's and b's value. Communities just add up."""
-    if a.peers and b.peers and not set(a.peers) & set(b.peers):
-        return None
-    for name, mine, its in (
-        ("spec.localPref", a.local_pref, b.local_pref),
-        (f"metadata.annotations[{MED}]", a.med, b.med),
-        (f"metadata.annotations[{PREPEND}]", a.prepend, b.prepend),
-    ):
-        if mine != its:
-            return name, mine, its
-    return None

@@ -150,7 +150,7 @@ class FrrRouter:
         found: set[Network] = set()
         for family in ("ipv4", "ipv6"):
             text = await self.bgpd.ask(f"show bgp {family} unicast regexp ^$ json")
-            found |= _read(lambda said: frozenset(state.prefixes_of(said)), text)
+            found |= await asyncio.to_thread(_read, lambda said: frozenset(state.prefixes_of(said)), text)
         return frozenset(found)
 
     def _there(self, daemon: str) -> bool:

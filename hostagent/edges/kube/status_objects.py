@@ -79,6 +79,8 @@ class StatusObjects:
         self._have: dict[str, StatusObject] = {}
         """As the watch or the reply to our own write told last."""
         self._wanted: dict[str, StatusObject] | None = None
+        self._doubtful: set[str] = set()
+        """Names of objects that may not be as wanted."""
         self._woken = asyncio.Event()
         self._settling = False
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -101,8 +103,22 @@ class StatusObjects:
         """All of the owner's objects as they should be. Returns at once; the same again is no work."""
         wanted = {each.name: each for each in objects}
         if wanted != self._wanted:
+            before = self._wanted or {}
+            self._doubtful |= before.keys() - wanted.keys()
+            self._doubtful.update(name for name, each in wanted.items() if before.get(name) != each)
             self._wanted = wanted
             self._woken.set()
+
+    def want_also(self, changes: Mapping[str, StatusObject | None]) -> None:
+        """As `want`, for some of them; None: not any more. Costs the same however many others there are."""
+        wanted = self._wanted = {} if self._wanted is None else self._wanted
+        for name, each in changes.items():
+            if each is None:
+                wanted.pop(name, None)
+            else:
+                wanted[name] = each
+        self._doubtful |= changes.keys()
+        self._woken.set()
 
     async def run(self) -> None:
         """Keep them so until cancelled."""
@@ -114,10 +130,10 @@ class StatusObjects:
         """Write what differs, once, without waiting for a burst to end: for an agent that is about to stop."""
         if not self._informer.synced or self._wanted is None:
             return
-        acts = [self._put(wanted) for wanted in self._wanted.values()]
-        if self._owned:
-            acts += [self._delete(name) for name in self._have.keys() - self._wanted.keys()]
-        failures = [each for each in await asyncio.gather(*acts) if each]
+        names, self._doubtful = self._doubtful, set()
+        said = dict(zip(names, await asyncio.gather(*map(self._right, names)), strict=True))
+        failures = [each for each in said.values() if each]
+        self._doubtful |= {name for name, failure in said.items() if failure}
         if failures and failures[0] != self.failure:
             log.warning("%s: %d not as they should be: %s", self._kind.plural, len(failures), failures[0])
         self.failure = failures[0] if failures else ""
@@ -134,7 +150,15 @@ class StatusObjects:
                 await asyncio.sleep(RETRY_S)
                 self._woken.set()
 
+    async def _right(self, name: str) -> str:
+        """Make it as wanted. Returns why it is not, empty if it is."""
+        wanted = (self._wanted or {}).get(name)
+        if wanted is not None:
+            return await self._put(wanted)
+        return await self._delete(name) if self._owned and name in self._have else ""
+
     def _changed(self, name: str, value: StatusObject | None) -> None:
+        self._doubtful.add(name)
         if value is None:
             self._have.pop(name, None)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple, Self
 
 from hostagent.edges.netlink import route_wire
@@ -46,6 +45,11 @@ class KernelRoutes:
         self._protocol = protocol
         self._there: dict[Network, frozenset[int]] = {}
         """As read last, and changed since: a prefix may have two metrics if somebody was interrupted."""
+        self._messages: frozenset[bytes] = frozenset()
+        """What the kernel said when it was read last, and in the next two what that means. Ten thousand routes are
+        read again and again, of which hardly one is another than before."""
+        self._read: dict[Network, frozenset[int]] = {}
+        self._lowest: dict[Network, int] = {}
 
     @classmethod
     async def open(cls, table: int, protocol: int) -> Self:
@@ -64,12 +68,25 @@ class KernelRoutes:
 
     async def present(self) -> Mapping[Network, int]:
         """Our routes, each with its metric; of a prefix that has two, the smaller. Raises EdgeError."""
-        there: dict[Network, frozenset[int]] = {}
-        for version in (4, 6):
-            for network, metric in await self._dump(version):
-                there[network] = there.get(network, frozenset()) | {metric}
-        self._there = there
-        return {network: min(metrics) for network, metrics in there.items()}
+        messages = frozenset([*await self._dump(4), *await self._dump(6)])
+        came = self._routes(messages - self._messages)
+        went = self._routes(self._messages - messages) - came
+        self._messages = messages
+        for network, metric in came:
+            self._read[network] = self._read.get(network, frozenset()) | {metric}
+        for network, metric in went:
+            self._read[network] -= {metric}
+        for network in {route.network for route in came | went}:
+            if metrics := self._read[network]:
+                self._lowest[network] = min(metrics)
+            else:
+                del self._read[network], self._lowest[network]
+        self._there = dict(self._read)
+        return dict(self._lowest)
+
+    def _routes(self, messages: frozenset[bytes]) -> set[Route]:
+        found = (route_wire.route_of(each, self._table, self._protocol) for each in messages)
+        return {route for route in found if route is not None}
 
     async def change(
         self, *, add: Mapping[Network, int], remove: frozenset[Network] = frozenset(), old_first: bool = False
@@ -111,11 +128,10 @@ class KernelRoutes:
         """All addresses of this host's interfaces. Raises EdgeError."""
         return frozenset(address.ip for address in await self._sock.addresses())
 
-    async def _dump(self, version: int) -> Sequence[Route]:
+    async def _dump(self, version: int) -> Sequence[bytes]:
         request = route_wire.dump_request(version, self._table, self._protocol)
-        decode = partial(route_wire.route_of, table=self._table, protocol=self._protocol)
         try:
-            return await self._sock.dump(request, route_wire.RTM_NEWROUTE, decode, "routes")
+            return await self._sock.dump(request, route_wire.RTM_NEWROUTE, bytes, "routes")
         except EdgeError as exc:
             # a strict dump of a table that nobody has put a route in says ENOENT
             if exc.status == errno.ENOENT or (version == 6 and exc.status in _NO_FAMILY):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from hostagent.edges.nft import ruleset
 from hostagent.edges.nft.ruleset import Listed, Wanted
+from hostagent.model.cluster import Port
 from hostagent.model.errors import EdgeError
-from hostagent.model.names import Network
+from hostagent.model.names import IP, Network
 
 _TIMEOUT_S = 20.0  # a transaction waited 2.7 s for others' large ones; a hanging nft must not hang the agent for ever
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,6 +29,8 @@ class Guard:
         self._lock = asyncio.Lock()
         self._shape: bytes | None = None
         """Of the table as we made it: nft's own rendering, so that its version does not matter."""
+        self._known: dict[IP, frozenset[Port]] | None = None
+        """What was seen in the table last, and written since; None when that is in doubt."""
 
     async def ensure(self, wanted: Wanted, *, routed: Iterable[Network] = ()) -> None:
         """Make the table guard exactly these VIPs, each open on these ports (none: closed but for ping). Packets to
@@ -42,10 +45,14 @@ class Guard:
         """
         prefixes = ruleset.disjoint(routed)
         async with self._lock:
+            self._known = None
             listed = await self._list()
             if listed and listed.shape == self._shape and not listed.stray:
-                text = ruleset.update_text(listed.wanted, wanted, was_routed=listed.routed, routed=prefixes)
+                text = await asyncio.to_thread(
+                    ruleset.update_text, listed.wanted, wanted, was_routed=listed.routed, routed=prefixes
+                )
                 if not text:
+                    self._known = dict(wanted)
                     return
             else:
                 text = ruleset.rebuild_text(wanted, prefixes)
@@ -56,7 +63,28 @@ class Guard:
                 raise EdgeError(
                     "guard.ensure", f"table {ruleset.TABLE}", "somebody else changes it: find out who edits this table"
                 )
-            self._shape = written.shape
+            self._shape, self._known = written.shape, dict(wanted)
+
+    async def change(self, wanted: Mapping[IP, frozenset[Port] | None]) -> None:
+        """These VIPs alone, None for one that goes; all others stay. Costs the same however many there are, as the
+        table is not read: `ensure` says what it is to be, and looks after it.
+
+        Raises:
+            EdgeError: nothing was ensured before, or nft refused, as it does when somebody took the table or what is
+                to be changed in it away: `ensure` is needed.
+        """
+        async with self._lock:
+            known, self._known = self._known, None
+            if known is None:
+                raise EdgeError("guard.change", f"table {ruleset.TABLE}", "nobody knows what is in it")
+            before = {vip: known[vip] for vip in wanted if vip in known}
+            after = {vip: ports for vip, ports in wanted.items() if ports is not None}
+            if text := ruleset.update_text(before, after):
+                await _nft("guard.change", text)
+            for vip in before:
+                del known[vip]
+            known.update(after)
+            self._known = known
 
     async def read(self) -> Wanted | None:
         """The VIPs that the kernel guards, and the ports open on each; None if there is no table. Raises EdgeError."""
@@ -74,13 +102,13 @@ class Guard:
         """Take the table away; no table is success. Raises EdgeError."""
         async with self._lock:
             await _nft("guard.remove", ruleset.remove_text())
-            self._shape = None
+            self._shape = self._known = None
 
     async def _list(self) -> Listed | None:
         family, name = ruleset.TABLE.split()
         try:
             listing = await _nft("guard.read", "", "--json", "list", "table", family, name)
-            return ruleset.parse_listing(listing)
+            return await asyncio.to_thread(ruleset.parse_listing, listing)  # of ten thousand VIPs 0.2 s
         except ValueError as exc:
             raise EdgeError("guard.read", f"table {ruleset.TABLE}", str(exc)) from exc
         except EdgeError:
