@@ -129,6 +129,7 @@ def facts(*links: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "tools": ["ip", "nft", "openssl", "systemctl"],
         "sysctls": {"net.ipv4.conf.all.arp_ignore": "0", "net.ipv4.conf.all.rp_filter": "0"},
         "proxy_mode": "iptables",
+        "managers": [],
         "clock_synchronized": True,
         "api": {"error": "", "ahead_s": 0.2},
     }
@@ -151,6 +152,8 @@ def host_cases() -> Iterator[Any]:
     yield pytest.param(loose, [], id="loose-for-all")
     yield pytest.param(facts(proxy_mode=""), [("kube-proxy", "note")], id="no-kube-proxy")
     yield pytest.param(facts(proxy_mode="ipvs"), [("kube-proxy", "error")], id="ipvs-without-arp-ignore")
+    watched = facts(managers=["NetworkManager"])
+    yield pytest.param(watched, [("network-manager", "note")], id="somebody-watches-over-addresses")
     yield pytest.param(facts(clock_synchronized=False), [("clock", "warning")], id="no-ntp")
     yield pytest.param(facts(clock_synchronized=None), [], id="nobody-knows-of-ntp")
     yield pytest.param(facts(api={"error": "", "ahead_s": 90.0}), [("clock", "error")], id="clock-behind")

@@ -22,6 +22,7 @@ import urllib.parse
 from pathlib import Path
 
 ETHERNET = "1"  # ARPHRD_ETHER
+MANAGERS = {"NetworkManager": "nmcli device reapply", "systemd-networkd": "networkctl reconfigure"}
 STRICT = "1"  # rp_filter
 FOREVER = 0xFFFFFFFF  # INFINITY_LIFE_TIME, as `ip` prints it
 KUBE_PROXY = ("127.0.0.1", 10249)
@@ -54,7 +55,7 @@ def gather(server):
         "tools": [tool for tool in TOOLS if shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin")],
         "sysctls": {name: sysctl(name) for name in ("net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.rp_filter")},
         "proxy_mode": proxy_mode(),
-        "managers": [name for name in ("NetworkManager", "systemd-networkd") if active(name)],
+        "managers": [name for name in MANAGERS if active(name)],
         "clock_synchronized": clock_synchronized(),
         "api": api(server) if server else None,
     }
@@ -158,6 +159,7 @@ def judge(facts, asked):
     yield from interfaces(facts)
     yield from filters(facts, asked.get("sysctls", {}))
     yield from kube_proxy(facts, asked.get("sysctls", {}))
+    yield from managers(facts)
     yield from clock(facts, asked.get("max_skew_s", 30))
     yield from reach(facts, asked.get("server", ""))
 
@@ -226,6 +228,17 @@ def kube_proxy(facts, wanted):
             "kube-proxy runs in IPVS mode and arp_ignore is 0: this host would answer for every VIP",
             "leave net.ipv4.conf.all.arp_ignore: 1 in hostagent_sysctls, or set strictARP: true",
         )
+
+
+def managers(facts):
+    for name, command in MANAGERS.items():
+        if name in facts["managers"]:
+            yield finding(
+                "network-manager",
+                "note",
+                f"{name} configures interfaces here: `{command}` may take VIPs off, the agent puts them back at once",
+                "none is needed; docs/install.md says how long clients miss a VIP, and what the role sets against it",
+            )
 
 
 def clock(facts, max_skew_s):
