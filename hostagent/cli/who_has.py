@@ -6,7 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,13 +16,14 @@ import click
 from rich.text import Text
 
 from hostagent.cli.client import AgentError, NotPermittedError, ask, console, output_option, socket_option, table
-from hostagent.edges.neighbors import frames
 from hostagent.edges.neighbors.socket import PacketSockets
 from hostagent.model.errors import EdgeError
+from hostagent.model.host import Heard
 from hostagent.model.names import IP, InterfaceName, Mac
 
 QUESTIONS = 3
 """Asked so often, evenly spread over the time: a frame may be lost."""
+Parse = Callable[[bytes, InterfaceName], Heard | None]
 _STYLES = {"right": "green", "here": "green", "free": "", "elsewhere": ""}
 
 
@@ -137,17 +138,19 @@ def judged(vip: Mapping[str, Any], node: str, macs: Sequence[str], names: Mappin
 
 async def _heard(vips: Sequence[IP], interfaces: Mapping[str, str], wait_s: float) -> dict[str, tuple[str, ...]]:
     """Address → MACs that answered for it, on any of this host's interfaces. Raises EdgeError."""
+    from hostagent.edges.neighbors import diagnosis  # noqa: PLC0415  # half a second, which other commands need not wait
+
     macs: dict[str, dict[str, None]] = {str(vip): {} for vip in vips}
-    opened: list[PacketSockets] = []
+    opened: dict[PacketSockets, list[bytes]] = {}
     try:
         for name, mac in interfaces.items():
-            frames.prepare(Mac(mac))
-            opened.append(PacketSockets.open(InterfaceName(name), Mac(mac)))
+            questions = [diagnosis.probe(vip, Mac(mac)) for vip in vips]
+            opened[PacketSockets.open(InterfaceName(name), Mac(mac))] = questions
         for sockets in opened:
-            sockets.listen(_listener(sockets, macs))
+            sockets.listen(_listener(sockets, macs, diagnosis.parse))
         for _ in range(QUESTIONS):
-            for sockets in opened:
-                await _ask_all(sockets, vips)
+            for sockets, questions in opened.items():
+                await _ask_all(sockets, questions)
             await asyncio.sleep(wait_s / QUESTIONS)
     finally:
         for sockets in opened:
@@ -155,20 +158,20 @@ async def _heard(vips: Sequence[IP], interfaces: Mapping[str, str], wait_s: floa
     return {vip: tuple(found) for vip, found in macs.items()}
 
 
-def _listener(sockets: PacketSockets, macs: dict[str, dict[str, None]]) -> Any:
+def _listener(sockets: PacketSockets, macs: dict[str, dict[str, None]], parse: Parse) -> Any:
     def take(frame: bytes) -> None:
-        heard = frames.parse(frame, sockets.interface)
+        heard = parse(frame, sockets.interface)
         if heard is not None and str(heard.ip) in macs:
             macs[str(heard.ip)][heard.mac] = None
 
     return take
 
 
-async def _ask_all(sockets: PacketSockets, vips: Sequence[IP]) -> None:
+async def _ask_all(sockets: PacketSockets, questions: Sequence[bytes]) -> None:
     """Raises EdgeError when the interface is down."""
-    for number, vip in enumerate(vips):
+    for number, question in enumerate(questions):
         try:
-            sockets.send(frames.probe(vip, sockets.mac))
+            sockets.send(question)
         except OSError as exc:
             raise EdgeError("who-has.ask", sockets.interface, exc.strerror or str(exc), status=exc.errno) from exc
         if number % 64 == 63:

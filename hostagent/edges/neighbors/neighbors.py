@@ -79,7 +79,6 @@ class Neighbors:
         known = self._interfaces.get(interface)
         if known and known.still_valid(mac) and not known.was_down:
             return
-        await asyncio.to_thread(frames.prepare, mac)  # loads scapy the first time: half a second
         fresh = PacketSockets.open(interface, mac)  # before the old ones go: if this fails nothing has changed
         self.close_interface(interface)
         self._interfaces[interface] = fresh
