@@ -295,7 +295,7 @@ class Agent:
     def _forget_unlisted(self) -> None:
         """A claim that is known from the reply to our own write, and was deleted while the watch was broken."""
         listed = self.cluster.leases
-        for vip, claim in self.ownership.claims.items():
+        for vip, claim in tuple(self.ownership.claims.items()):
             known = older(claim.resource_version, listed.listed_version)
             if known and claim_name(vip) not in listed.items:
                 self.ownership.claim_seen(vip, None, now())

@@ -16,6 +16,7 @@ from hostagent.agent.reports import AllocatorReports
 from hostagent.agent.standing import Standing
 from hostagent.agent.survey import Ask, SetAside, Survey
 from hostagent.agent.vetting import Vetting
+from hostagent.agent.writes import Writes
 from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.election import Ballot, Seat, elect
 from hostagent.core.requests import PREFIXES, deprecated
@@ -31,7 +32,6 @@ from hostagent.telemetry.journal import say, warn
 PREFIX, OLD_PREFIX = PREFIXES
 FENCE_MARGIN_S = 4.0
 """Before its session could expire the holder stops writing: a write's timeout, its read-back, and a second."""
-WRITES_AT_ONCE = 16
 REPORT_S = 0.5
 ECHO_S = 10.0
 """A write that was won shows on the watch within this time, or the Service is looked at as the watch has it."""
@@ -60,7 +60,6 @@ class Allocator:
         self._me = me
         self._cluster = cluster
         self._leases = leases
-        self._status = status
         self._events = events
         self._class = load_balancer_class
         self._wake = wake
@@ -78,8 +77,7 @@ class Allocator:
         self._reading: int | None = None
         self._standing = Standing(me, status, events)
         self._seat_write: asyncio.Task[None] | None = None
-        self._writes: dict[ServiceKey, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._writes = Writes(status, won=self._won, refused=self._standing.status_refused, over=self._write_over)
         self._echoes: dict[ServiceKey, tuple[tuple[str, ...], Instant]] = {}
         """What was written and has not come back on the watch yet."""
         self._again: dict[ServiceKey, Instant] = {}
@@ -366,33 +364,23 @@ class Allocator:
         return renamed or mode_is_missing or service.assigned != tuple(str(ip) for ip in decision.addresses)
 
     def _write(self, service: Service, decision: Decision) -> None:
-        self._writes[service.key] = asyncio.create_task(self._write_status(self._term, service, decision))
+        term = self._term
 
-    async def _write_status(self, term: Vetting | None, service: Service, decision: Decision) -> None:
-        key = service.key
-        retry_s = None
-        try:
-            async with self._slots:
-                if term is None or term is not self._term or now() > self._fence_at:
-                    return  # the seat went, or may have gone, while this one waited
-                outcome, found = await self._status.write(service, decision.addresses, pool=decision.pool or None)
-        except EdgeError as error:
-            warn("service.status-failed", f"the address of {key} could not be written: {error}", service=key)
-            retry_s = 2.0
-            await self._standing.status_refused(service, error)
+        def may() -> bool:  # the seat may have gone while it waited for its turn
+            return term is not None and term is self._term and now() <= self._fence_at
+
+        self._writes.put(service, decision, may=may)
+
+    def _won(self, service: Service, decision: Decision, found: Service) -> None:
+        self._echoes[service.key] = (found.assigned, now())
+        self._told(service, decision)
+
+    def _write_over(self, key: ServiceKey, retry_s: float | None) -> None:
+        if retry_s is None:
+            self._cluster.changed_services.add(key)  # what the watch said meanwhile was not taken in
         else:
-            if outcome is Write.WON and found is not None:
-                self._echoes[key] = (found.assigned, now())
-                self._told(service, decision)
-            elif outcome is Write.UNKNOWN or found is not None:
-                retry_s = 0.2
-        finally:
-            del self._writes[key]
-            if retry_s is None:
-                self._cluster.changed_services.add(key)  # what the watch said meanwhile was not taken in
-            else:  # looked at then, and not at once: a refusal would be asked for anew several times a second
-                self._again[key] = Instant(now() + retry_s)
-            self._wake()
+            self._again[key] = Instant(now() + retry_s)
+        self._wake()
 
     def _told(self, service: Service, decision: Decision) -> None:
         key = service.key

@@ -121,7 +121,7 @@ class Announcer:
 
         These addresses have not expired, so that life ended less than a lifetime ago: nobody can have taken over.
         """
-        for vip, interface in self.ownership.held.items():
+        for vip, interface in tuple(self.ownership.held.items()):
             try:
                 await self._addresses.add(vip, self.links[interface].index, self._adopted_lifetime(vip))
             except EdgeError as error:

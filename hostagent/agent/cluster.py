@@ -6,6 +6,7 @@ Watches only take note here and wake the loop; they decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from hostagent.core.candidates import Use
@@ -80,8 +81,8 @@ class Cluster:
         self.secrets: Secrets = {}
         """The passwords that BGPPeers name, or why there is none."""
         self._reserved: Reserved | None = None
-        self._users: dict[IP, set[ServiceKey]] = {}
-        self._vips_of: dict[ServiceKey, frozenset[IP]] = {}
+        self._users: dict[IP, tuple[ServiceKey, ...]] = {}
+        self._vips_of: dict[ServiceKey, tuple[IP, ...]] = {}
         self.users_version = 0
         """Grows whenever a Service gets or loses a VIP."""
         self.changed_services: set[ServiceKey] = set()
@@ -136,9 +137,9 @@ class Cluster:
         return tuple(Use(service=self.services.items[key], endpoints=self.endpoints.get(key)) for key in keys)
 
     @property
-    def vips(self) -> frozenset[IP]:
-        """All addresses that Services of ours have."""
-        return frozenset(self._users)
+    def vips(self) -> AbstractSet[IP]:
+        """All addresses that Services of ours have: now, and not as they were when it was asked."""
+        return self._users.keys()
 
     @property
     def reserved(self) -> Reserved:
@@ -172,28 +173,29 @@ class Cluster:
 
     def _service(self, key: ServiceKey, service: Service | None) -> None:
         self.changed_services.add(key)
-        before = self._vips_of.pop(key, frozenset())
-        after = self._vips(service) if service else frozenset()
+        before = self._vips_of.pop(key, ())
+        after = self._vips(service) if service else ()
         if after:
             self._vips_of[key] = after
-        self.users_version += before != after
-        for vip in before - after:
-            self._users[vip].discard(key)
-            if not self._users[vip]:
-                del self._users[vip]
-        for vip in after - before:
-            self._users.setdefault(vip, set()).add(key)
-        self.changed_vips |= before | after
+        if before != after:
+            self.users_version += 1
+            for vip in before:
+                left = tuple(user for user in self._users.pop(vip) if user != key)
+                if left:
+                    self._users[vip] = left
+            for vip in after:
+                self._users[vip] = (*self._users.get(vip, ()), key)
+        self.changed_vips.update(before, after)
         self._wake()
 
-    def _vips(self, service: Service) -> frozenset[IP]:
+    def _vips(self, service: Service) -> tuple[IP, ...]:
         if service.type != "LoadBalancer" or service.deleted or service.load_balancer_class != self._class:
-            return frozenset()
-        return frozenset(service.addresses)
+            return ()
+        return service.addresses
 
     def _slice(self, key: ObjectKey, piece: Slice | None) -> None:
         for service in self.endpoints.apply(key, piece):
-            self.changed_vips |= self._vips_of.get(service, frozenset())
+            self.changed_vips.update(self._vips_of.get(service, ()))
         self._wake()
 
     def _node(self, _: NodeName, __: Node | None) -> None:

@@ -11,6 +11,7 @@ from hostagent.edges.nft import Guard
 from hostagent.model.cluster import Port
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP, Instant, Network
+from hostagent.model.shared import shared
 from hostagent.telemetry.journal import say, warn
 
 RETRY_S = 2.0
@@ -103,4 +104,4 @@ class Guarding:
     def _ports(self, vip: IP) -> frozenset[Port] | None:
         """None if no Service has it."""
         uses = self._cluster.uses(vip)
-        return frozenset(port for use in uses for port in use.service.ports) if uses else None
+        return shared(frozenset(port for use in uses for port in use.service.ports)) if uses else None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hostagent.agent.cluster import Cluster
 from hostagent.core.candidates import Ranking, WhyNot
 from hostagent.core.ownership import Ownership
 from hostagent.core.tellings import unannounced
 from hostagent.edges.kube.events import Events, about_service
-from hostagent.model.names import IP, Instant
+from hostagent.model.names import IP, Instant, NodeName
 from hostagent.telemetry.journal import say, warn
 
 TURN_S = 1.0
+TOLD_AT_ONCE = 50
+"""Addresses in one turn: an advertisement that ten thousand need and that is gone must not drown the journal."""
 TELL_AFTER_S = 10.0
 """A new Service has no endpoints for a moment, and nobody needs to hear of that."""
 
@@ -24,7 +28,7 @@ class Refusals:
         self._events = events
         self._turned_at = Instant(0)
         self._since: dict[IP, Instant] = {}
-        self._told: dict[IP, str] = {}
+        self._told: dict[IP, tuple[Mapping[NodeName, WhyNot], str]] = {}
 
     def turn(self, at: Instant, *, leads: bool) -> None:
         """Look again, about once a second; on a host that does not allocate there is nothing to tell."""
@@ -44,9 +48,10 @@ class Refusals:
             del self._since[vip]
             if self._told.pop(vip, None) is not None:
                 say("vip.candidate-again", f"{vip} may be announced again", vip=vip)
+        told = 0
         for vip, ranking in refused.items():
-            if at >= self._since.setdefault(vip, at) + TELL_AFTER_S:
-                self._tell(vip, ranking)
+            if at >= self._since.setdefault(vip, at) + TELL_AFTER_S and told < TOLD_AT_ONCE:
+                told += self._tell(vip, ranking)
 
     def _refused(self, ranking: Ranking) -> bool:
         """Whether nobody may answer that should: a pool that only BGP advertises needs nobody on the segment."""
@@ -55,11 +60,15 @@ class Refusals:
         by_bgp = bool(self._cluster.config.bgp.advertisements)
         return not (by_bgp and set(ranking.excluded.values()) <= {WhyNot.NO_ADVERTISEMENT})
 
-    def _tell(self, vip: IP, ranking: Ranking) -> None:
+    def _tell(self, vip: IP, ranking: Ranking) -> bool:
+        """True if that is news."""
+        reasons, message = self._told.get(vip, (None, ""))
+        if reasons == ranking.excluded:  # cheaper than its sentence
+            return False
         telling = unannounced(vip, ranking.excluded)
-        if self._told.get(vip) == telling.message:
-            return
-        self._told[vip] = telling.message
+        self._told[vip] = (ranking.excluded, telling.message)
+        if telling.message == message:
+            return False
         uses = self._cluster.uses(vip)
         services = " ".join(str(use.service.key) for use in uses)
         warn("vip.no-candidate", telling.message, vip=vip, service=services)
@@ -67,3 +76,4 @@ class Refusals:
             self._events.emit(
                 about_service(use.service), reason=telling.reason, message=telling.message, warning=telling.warning
             )
+        return True

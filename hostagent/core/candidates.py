@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from hostagent.model.cluster import (
     EXCLUDE_LABEL,
@@ -65,7 +64,6 @@ class Use:
     endpoints: Endpoints
 
 
-@lru_cache(maxsize=1 << 17)
 def rendezvous(node: NodeName, vip: str) -> bytes:
     """Sort key that every host computes alike: SHA-256 of `node#address`, lowest first.
 
@@ -106,6 +104,7 @@ class Placement:
             own.network for session in sessions.values() for segment in session.segments for own in segment.subnets
         )
         self._memo: dict[tuple[tuple[str, ...], frozenset[Network], int], Ranking] = {}
+        self._nobodies: dict[WhyNot, Ranking] = {}
 
     def rank(self, vip: IP, uses: Sequence[Use]) -> Ranking:
         """Rank the nodes for a VIP that these Services share.
@@ -119,16 +118,18 @@ class Placement:
         serving = [ranking for ranking in rankings if ranking.ranked] or rankings
         if not serving:
             return self._nobody(WhyNot.NO_ADVERTISEMENT)
+        text = str(vip)
+        if len(serving) == 1:  # nearly always; what it says of other nodes is shared by all VIPs alike
+            only = serving[0]
+            return Ranking(ranked=_ranked(only.ranked, text), excluded=only.excluded) if only.ranked else only
         everywhere = frozenset.intersection(*(frozenset(c.node for c in r.ranked) for r in serving))
         best: dict[NodeName, Candidate] = {}
         for ranking in serving:
             for candidate in ranking.ranked:
                 if not everywhere or candidate.node in everywhere:
                     best.setdefault(candidate.node, candidate)
-        text = str(vip)
-        ranked = sorted(best.values(), key=lambda c: (-c.weight, rendezvous(c.node, text)))
         excluded = {node: why for ranking in serving for node, why in ranking.excluded.items() if node not in best}
-        return Ranking(ranked=tuple(ranked), excluded=excluded)
+        return Ranking(ranked=_ranked(best.values(), text), excluded=excluded)
 
     def _rank_one(self, vip: IP, pool: str, use: Use) -> Ranking:
         if not use.endpoints.serving:
@@ -190,4 +191,10 @@ class Placement:
         return Candidate(node=name, weight=weight, interface=segment.interface)
 
     def _nobody(self, why: WhyNot) -> Ranking:
-        return Ranking(excluded=dict.fromkeys(self._nodes, why))
+        if why not in self._nobodies:
+            self._nobodies[why] = Ranking(excluded=dict.fromkeys(self._nodes, why))
+        return self._nobodies[why]
+
+
+def _ranked(candidates: Iterable[Candidate], vip: str) -> tuple[Candidate, ...]:
+    return tuple(sorted(candidates, key=lambda c: (-c.weight, rendezvous(c.node, vip))))

@@ -59,6 +59,8 @@ class Ownership:
     _watching: Watching = field(init=False)
     _reach: Reach = field(init=False)
     _vips: dict[IP, Vip] = field(default_factory=dict)
+    _held: dict[IP, InterfaceName] = field(default_factory=dict)
+    _claims: dict[IP, Claim] = field(default_factory=dict)
     _claimed: dict[NodeName, dict[IP, None]] = field(default_factory=dict)
     """The VIPs that claims give to each host, in the order in which they came."""
     _replaced: dict[NodeName, dict[IP, Instant]] = field(default_factory=dict)
@@ -165,6 +167,10 @@ class Ownership:
         before = known.holder
         if not known.claim_seen(claim, now):
             return
+        if claim is not None:
+            self._claims[vip] = claim
+        else:
+            self._claims.pop(vip, None)
         if before != known.holder:
             if before is not None:
                 self._claimed.get(before, {}).pop(vip, None)
@@ -202,12 +208,17 @@ class Ownership:
         known = self._vip(vip)
         if known.held_on != interface:
             known.held_on = interface
+            if interface is not None:
+                self._held[vip] = interface
+            else:
+                del self._held[vip]
             self._agenda.touch((vip,))
 
     def lapsed(self, vip: IP) -> None:
         """The kernel ended the address by its lifetime: this agent, or the one before it, had stopped turning."""
         known = self._vip(vip)
         known.held_on, known.lapsed, known.arbitrated = None, True, False
+        self._held.pop(vip, None)
         self._agenda.touch((vip,))
 
     def carrier_is(self, interface: InterfaceName, *, up: bool, now: Instant) -> None:
@@ -381,12 +392,13 @@ class Ownership:
 
     @property
     def held(self) -> Mapping[IP, InterfaceName]:
-        """The addresses that are on this host's interfaces."""
-        return {vip: known.held_on for vip, known in self._vips.items() if known.held_on is not None}
+        """The addresses that are on this host's interfaces: now, and not as they were when it was asked."""
+        return self._held
 
     @property
     def claims(self) -> Mapping[IP, Claim]:
-        return {vip: known.claim for vip, known in self._vips.items() if known.claim is not None}
+        """All claims there are now."""
+        return self._claims
 
     @property
     def stopped(self) -> bool:
@@ -487,4 +499,7 @@ class Ownership:
         self._agenda.wake(vip, at)
 
     def _vip(self, vip: IP) -> Vip:
-        return self._vips.setdefault(vip, Vip())
+        known = self._vips.get(vip)
+        if known is None:
+            known = self._vips[vip] = Vip()
+        return known

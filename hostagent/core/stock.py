@@ -10,6 +10,7 @@ from hostagent.core.requests import annotation
 from hostagent.core.reserved import Closed, Reserved, closed_in
 from hostagent.model.cluster import ConfigSet, Family, Pool, Service, TrafficPolicy, any_matches, family_of
 from hostagent.model.names import IP, Instant, Labels, ServiceKey
+from hostagent.model.shared import shared
 
 
 @dataclass(slots=True)
@@ -140,11 +141,13 @@ def tenancy_of(service: Service) -> Tenancy:
     backend = ""
     if service.traffic_policy is TrafficPolicy.LOCAL:  # its traffic is dropped where its own Pods are not
         backend = "local:" + ",".join(f"{k}={v}" for k, v in sorted(service.selector.items()))
-    return Tenancy(
-        sharing_key=annotation(service, "allow-shared-ip"),
-        backend=backend,
-        ports=frozenset(service.ports),
-        namespace=service.key.namespace,
+    return shared(
+        Tenancy(
+            sharing_key=annotation(service, "allow-shared-ip"),
+            backend=backend,
+            ports=frozenset(service.ports),
+            namespace=service.key.namespace,
+        )
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from hostagent.core.candidates import Ranking
 from hostagent.core.hosts import older
@@ -69,7 +68,8 @@ class Vip:
     """Which node with a higher preference weight could have it, and since when."""
     barred_since: Instant | None = None
     """Since when the holder has been no candidate, as far as this host knows."""
-    moved_at: deque[Instant] = field(default_factory=lambda: deque(maxlen=DAMPED_MOVES))
+    moved_at: tuple[Instant, ...] = ()
+    """The last `DAMPED_MOVES` times."""
     open_since: Instant | None = None
     conflict: Mac | None = None
     """The stranger that was reported already."""
@@ -99,7 +99,7 @@ class Vip:
             self.preferred = self.barred_since = None
             self.lapsed = self.let_go = self.arbitrated = False
             if before is not None and self.holder is not None:
-                self.moved_at.append(now)
+                self.moved_at = (*self.moved_at, now)[-DAMPED_MOVES:]
         return True
 
     def heard(self, mac: Mac, by: NodeName | None, *, me: NodeName, now: Instant) -> None:

@@ -97,8 +97,7 @@ class Desk:
         before_s = self.cpu_s()
         row = self.load("create", name, count)
         memory = self.memory() | {"cpu_s": self.cpu_s() - before_s}
-        delete = ("delete", "services", "--all", f"--namespace={name}")
-        self.lab.control_plane.admin.kubectl(*delete, timeout_s=WITHIN_S)
+        self.load("delete", name, count)
         self.calm()
         return {
             "created_s": row["created_at"] - row["began_at"],

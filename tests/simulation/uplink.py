@@ -70,7 +70,7 @@ class Uplink:
 
     def _forget(self, listed: Collection[Key]) -> None:
         """A list is the whole truth: what it does not have is gone, though no event ever told of it."""
-        for vip in self._host.agent.claims:
+        for vip in tuple(self._host.agent.claims):
             if vip not in listed:
                 self._receive((vip, None))
 

@@ -66,6 +66,18 @@ def test_a_full_service() -> None:
     assert service.ip_modes == ("VIP", "")
 
 
+def test_only_what_is_decided_by_is_kept() -> None:
+    """`kubectl apply` alone leaves kilobytes in an annotation, and there may be ten thousand Services."""
+    asked = {"metallb.io/address-pool": "blue", "metallb.universe.tf/allow-shared-ip": "key"}
+    others = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 5000, "metallb.io.example.com/x": "y"}
+    meta = {"name": "web", "namespace": "default", "annotations": asked | others}
+    spec: dict[str, Any] = {"selector": {"app": "web"}}
+    service = to_service(json.dumps({"metadata": meta, "spec": spec}).encode())
+    assert (service.annotations, service.selector) == (asked, {})
+    spec |= {"externalTrafficPolicy": "Local"}
+    assert to_service(json.dumps({"metadata": meta, "spec": spec}).encode()).selector == {"app": "web"}
+
+
 def test_a_headless_service_has_no_cluster_ip() -> None:
     assert to_service(raw(spec={"clusterIP": "None", "clusterIPs": ["None"]})).cluster_ips == ()
 

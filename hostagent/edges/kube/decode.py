@@ -13,9 +13,14 @@ import msgspec
 
 from hostagent.model.cluster import Family, FamilyPolicy, Node, Port, Resource, Service, TrafficPolicy
 from hostagent.model.names import IP, Labels, Network, NodeName, ServiceKey
+from hostagent.model.shared import shared
 
 ObjectKey = tuple[str, str]
 """Namespace ('' for cluster-scoped kinds) and name."""
+
+ANNOTATIONS = ("metallb.io/", "metallb.universe.tf/")
+"""What Services' annotations that are read begin with. Others' are not kept: `kubectl apply` alone leaves kilobytes."""
+NOTHING: Labels = {}
 
 DecodeError = (msgspec.DecodeError, ValueError)
 """What decoders raise for an object that is not what its kind promises; for `except`."""
@@ -142,7 +147,7 @@ _named = msgspec.json.Decoder(Named)
 
 
 def service_key(namespace: str, name: str) -> ServiceKey:
-    return ServiceKey(namespace, name)
+    return ServiceKey(shared(namespace), name)
 
 
 def node_name(_namespace: str, name: str) -> NodeName:
@@ -150,7 +155,7 @@ def node_name(_namespace: str, name: str) -> NodeName:
 
 
 def object_key(namespace: str, name: str) -> ObjectKey:
-    return (namespace, name)
+    return (shared(namespace), name)
 
 
 def to_meta(raw: bytes | msgspec.Raw) -> Meta:
@@ -159,29 +164,34 @@ def to_meta(raw: bytes | msgspec.Raw) -> Meta:
 
 
 def to_service(raw: bytes | msgspec.Raw) -> Service:
-    """A core/v1 Service. A headless Service ("None") has no cluster IPs; hostnames in its status are left out."""
+    """A core/v1 Service. A headless Service ("None") has no cluster IPs; hostnames in its status are left out, and so
+    are annotations that mean nothing to us, and the selector where all nodes take traffic.
+    """
     found = _services.decode(raw)
     meta, spec = found.metadata, found.spec
     status = found.status.load_balancer if found.status else None
     ingress = [entry for entry in (status.ingress if status else None) or () if entry.ip]
+    policy = spec.external_traffic_policy or TrafficPolicy.CLUSTER
     return Service(
-        key=ServiceKey(meta.namespace, meta.name),
+        key=service_key(meta.namespace, meta.name),
         uid=meta.uid,
         resource_version=meta.resource_version,
         type=spec.type,
         deleted=meta.deletion_timestamp is not None,
         load_balancer_class=spec.load_balancer_class,
-        labels=meta.labels or {},
-        annotations=meta.annotations or {},
+        labels=meta.labels or NOTHING,
+        annotations={k: v for k, v in meta.annotations.items() if k.startswith(ANNOTATIONS)}
+        if meta.annotations
+        else NOTHING,
         cluster_ips=tuple(ip_address(ip) for ip in spec.cluster_ips or [spec.cluster_ip] if ip not in ("", "None")),
-        families=tuple(spec.ip_families or ()),
+        families=shared(tuple(spec.ip_families or ())),
         family_policy=spec.ip_family_policy or FamilyPolicy.SINGLE,
-        traffic_policy=spec.external_traffic_policy or TrafficPolicy.CLUSTER,
-        selector=spec.selector or {},
-        ports=tuple(Port(port.protocol.lower(), port.port) for port in spec.ports or ()),
+        traffic_policy=policy,
+        selector=(spec.selector if policy is TrafficPolicy.LOCAL else None) or NOTHING,
+        ports=shared(tuple(Port(port.protocol.lower(), port.port) for port in spec.ports or ())),
         load_balancer_ip=spec.load_balancer_ip,
         assigned=tuple(entry.ip for entry in ingress),
-        ip_modes=tuple(entry.ip_mode or "" for entry in ingress),
+        ip_modes=shared(tuple(entry.ip_mode or "" for entry in ingress)),
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hostagent.edges.kube.decode import Meta, ObjectKey
+from hostagent.edges.kube.decode import Meta, ObjectKey, service_key
 from hostagent.model.cluster import NO_ENDPOINTS, Endpoints
 from hostagent.model.names import NodeName, ServiceKey
+from hostagent.model.shared import shared
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 
@@ -48,9 +49,9 @@ def to_slice(raw: bytes | msgspec.Raw) -> Slice:
     name = (found.metadata.labels or {}).get(SERVICE_LABEL)
     usable = [endpoint for endpoint in found.endpoints or () if _usable(endpoint.conditions)]
     return Slice(
-        service=ServiceKey(found.metadata.namespace, name) if name else None,
+        service=service_key(found.metadata.namespace, name) if name else None,
         serving=bool(usable),
-        nodes=frozenset(NodeName(endpoint.node_name) for endpoint in usable if endpoint.node_name),
+        nodes=shared(frozenset(NodeName(endpoint.node_name) for endpoint in usable if endpoint.node_name)),
     )
 
 
@@ -75,19 +76,19 @@ class EndpointIndex:
 
     def __init__(self) -> None:
         self._slices: dict[ObjectKey, Slice] = {}
-        self._of: dict[ServiceKey, set[ObjectKey]] = {}
+        self._of: dict[ServiceKey, tuple[ObjectKey, ...]] = {}
 
     def apply(self, key: ObjectKey, piece: Slice | None) -> frozenset[ServiceKey]:
         """Take in what an informer reports; returns the Services whose Endpoints may have changed."""
         old = self._slices.pop(key, None)
         if old is not None and old.service is not None:
-            self._of[old.service].discard(key)
-            if not self._of[old.service]:
-                del self._of[old.service]
+            left = tuple(each for each in self._of.pop(old.service) if each != key)
+            if left:
+                self._of[old.service] = left
         if piece is not None:
             self._slices[key] = piece
             if piece.service is not None:
-                self._of.setdefault(piece.service, set()).add(key)
+                self._of[piece.service] = (*self._of.get(piece.service, ()), key)
         return frozenset(s.service for s in (old, piece) if s is not None and s.service is not None)
 
     def get(self, service: ServiceKey) -> Endpoints:
