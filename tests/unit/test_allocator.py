@@ -352,6 +352,23 @@ def test_a_service_that_changes_while_its_address_is_asked_about_is_decided_anew
     run(scenario)
 
 
+def test_a_late_write_of_the_allocator_before_gives_way_to_who_was_given_the_address_in_order() -> None:
+    """Not to who is first by name, as would be after a restart: whose address it was keeps it."""
+
+    async def scenario() -> None:
+        desk = Desk(FOUR)
+        desk.apply(a_service("b"))
+        await desk.rest()
+        assert desk.given("b") == (A,)
+        desk.apply(a_service("a", has=[A]))
+        await desk.rest()
+        assert (desk.given("a"), desk.given("b")) == ((B,), (A,))
+        [told] = [message for subject, _, message in desk.events if subject == "Service/a"]
+        assert f"in place of {A}: default/b uses {A} too" in told
+
+    run(scenario)
+
+
 def test_a_seat_that_is_lost_while_the_segment_is_asked_writes_nothing() -> None:
     async def scenario() -> None:
         desk = Desk(FOUR)
