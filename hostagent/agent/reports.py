@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
@@ -108,7 +109,7 @@ class AllocatorReports:
     def troubles(self) -> tuple[str, ...]:
         return tuple(each.trouble for each in (self._pools, self._state) if each.trouble)
 
-    def tell(self, config: ConfigSet, in_use: Iterable[IP]) -> None:
+    def tell(self, config: ConfigSet, in_use: AbstractSet[IP]) -> None:
         """The configuration and the addresses that Services have, as of now."""
         self._pools.want(pool_statuses(config, in_use))
         self._state.want([allocator_state(config.faults)])

@@ -7,6 +7,7 @@ in changes nothing (a fix-point), so a restart, a relist or an allocator that ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -95,9 +96,9 @@ class Ledger(Stock):
         """Which addresses each Service has."""
         return self._occupancy.holdings
 
-    def in_use(self) -> frozenset[IP]:
-        """All addresses that Services have."""
-        return frozenset(ip for addresses in self._occupancy.holdings.values() for ip in addresses)
+    def in_use(self) -> AbstractSet[IP]:
+        """All addresses that Services have: now, and not as they were when it was asked."""
+        return self._occupancy.taken
 
     def tenants(self, ip: IP) -> Iterable[ServiceKey]:
         """The Services that have this address."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from hostagent.core.reserved import Closed
@@ -61,6 +62,11 @@ class Occupancy:
     @property
     def holdings(self) -> Mapping[ServiceKey, tuple[IP, ...]]:
         return self._holdings
+
+    @property
+    def taken(self) -> AbstractSet[IP]:
+        """The addresses that somebody is on."""
+        return self._tenants.keys()
 
     def tenants(self, ip: IP) -> Iterable[ServiceKey]:
         return self._tenants.get(ip, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from hostagent.model.cluster import ConfigSet, Family, Fault, Pool, family_of
 from hostagent.model.names import IP, InterfaceName, NodeName, ServiceKey
@@ -99,16 +100,15 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 32_000 else f"{text[:32_000]}…"
 
 
-def pool_statuses(config: ConfigSet, in_use: Iterable[IP]) -> Iterator[StatusObject]:
+def pool_statuses(config: ConfigSet, in_use: AbstractSet[IP]) -> Iterator[StatusObject]:
     """The counters of every pool; an address that several Services share counts once."""
-    used: dict[str, dict[Family, int]] = {}
-    for ip in set(in_use):
+    used = {pool.name: dict.fromkeys(Family, 0) for pool in config.pools}
+    for ip in in_use:
         pool = config.pool_of(ip)
         if pool is not None:
-            counts = used.setdefault(pool.name, dict.fromkeys(Family, 0))
-            counts[family_of(ip)] += 1
+            used[pool.name][family_of(ip)] += 1
     for pool in config.pools:
-        assigned = used.get(pool.name, dict.fromkeys(Family, 0))
+        assigned = used[pool.name]
         usable = {family: _usable(pool, family) for family in Family}
         status = {
             f"{word}{family}": min(INT64_MAX, count)

@@ -219,7 +219,7 @@ def test_pools_say_how_much_of_them_is_used_and_a_hand_edited_counter_is_put_bac
             return (await stored(api, "ipaddresspools"))["counted"].get("status")
 
         async def act() -> None:
-            pools.want(pool_statuses(a_config(pool), [pool.ranges[0].first]))
+            pools.want(pool_statuses(a_config(pool), {pool.ranges[0].first}))
             await comes_to(counters, expected)
             await asyncio.to_thread(
                 cluster.kubectl, "patch", "ipaddresspool", "counted", "-n", NAMESPACE,

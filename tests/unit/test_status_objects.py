@@ -27,7 +27,7 @@ HINT = Fault(kind="IPAddressPool", namespace="metallb-system", name="p", field="
 def counters(*ranges: str, used: tuple[str, ...] = (), buggy: bool = False) -> dict[str, int]:
     pool = a_pool("pool", *ranges, avoid_buggy_ips=buggy)
     in_use = [a_pool("x", each).ranges[0].first for each in used]
-    [one] = pool_statuses(a_config(pool), in_use)
+    [one] = pool_statuses(a_config(pool), set(in_use))
     return one.status
 
 

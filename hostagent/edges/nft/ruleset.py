@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from hostagent.model.cluster import Port
 from hostagent.model.names import IP, Network
+from hostagent.model.shared import shared
 
 TABLE = "inet hostagent"
 
@@ -77,6 +79,22 @@ class Listed:
     """Elements that we never write, such as a port of an address that is not among the VIPs."""
 
 
+class _Element(msgspec.Struct):
+    """Of a set, where it is more than a word. Ten thousand VIPs are thirty thousand of these: no dictionaries."""
+
+    concat: tuple[Any, ...] | None = None
+    prefix: dict[str, Any] | None = None
+
+
+class _Listing(msgspec.Struct):
+    nftables: list[dict[str, msgspec.Raw]]
+
+
+_listings = msgspec.json.Decoder(_Listing)
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_elements_of = msgspec.json.Decoder(list[str | _Element])
+
+
 def disjoint(prefixes: Iterable[Network]) -> frozenset[Network]:
     """The same addresses in as few prefixes as can be, as an interval set takes them and lists them."""
     prefixes = tuple(prefixes)
@@ -121,49 +139,56 @@ def parse_listing(listing: bytes) -> Listed:
         ValueError: not such a listing.
     """
     try:
-        return _parse(msgspec.json.decode(listing)["nftables"])
+        return _parse(_listings.decode(listing).nftables)
     except (KeyError, TypeError, AttributeError, msgspec.DecodeError) as exc:
         raise ValueError(f"not a listing of nft: {exc!r}") from exc
 
 
-def _parse(objects: list[dict[str, dict[str, Any]]]) -> Listed:
-    vips: dict[IP, set[Port]] = {}
-    services: list[tuple[IP, Port]] = []
+def _parse(objects: list[dict[str, msgspec.Raw]]) -> Listed:
+    vips: dict[str, set[Port]] = {}
+    services: list[tuple[str, Port]] = []
     stray: set[str] = set()
     routed: set[Network] = set()
     shape: list[Any] = []
     refused = 0
-    for kind, each in (item for entry in objects for item in entry.items() if item[0] != "metainfo"):
-        if kind == "set":
-            prefixes = str(each.get("name", "")).startswith("routed")
-            for element in each.pop("elem", ()):
-                match element:
-                    case str(address) if prefixes:
-                        routed.add(ipaddress.ip_network(address))
-                    case {"prefix": {"addr": str(address), "len": int(length)}} if prefixes:
-                        routed.add(ipaddress.ip_network(f"{address}/{length}"))
-                    case str(address):
-                        vips[ipaddress.ip_address(address)] = set()
-                    case {"concat": [str(address), str(protocol), int(number)]}:
-                        services.append((ipaddress.ip_address(address), Port(protocol, number)))
-                    case _:  # a prefix, a range, a timeout, a protocol without a name
-                        stray.add(str(element))
-        elif kind == "counter":
+    for kind, raw in (item for entry in objects for item in entry.items() if item[0] != "metainfo"):
+        fields = _objects.decode(raw)
+        elements = fields.pop("elem", None) if kind == "set" else None
+        each: dict[str, Any] = {key: msgspec.json.decode(value) for key, value in fields.items()}
+        prefixes = str(each.get("name", "")).startswith("routed")
+        for element in _elements_of.decode(elements) if elements is not None else ():
+            match element:
+                case str(address) if prefixes:
+                    routed.add(ipaddress.ip_network(address))
+                case _Element(prefix={"addr": str(address), "len": int(length)}) if prefixes:
+                    routed.add(ipaddress.ip_network(f"{address}/{length}"))
+                case str(address):
+                    vips[address] = set()
+                case _Element(concat=(str(address), str(protocol), int(number))):
+                    services.append((address, _port(protocol, number)))
+                case _:  # a prefix, a range, a timeout, a protocol without a name
+                    stray.add(f"an element of {each.get('name')} that is neither address nor port")
+        if kind == "counter":
             refused += each.pop("packets", 0)
             each.pop("bytes", None)
         shape.append((kind, _without_handles(each)))
-    for ip, port in services:
-        if ip in vips:
-            vips[ip].add(port)
+    for address, port in services:
+        if address in vips:
+            vips[address].add(port)
         else:
-            stray.add(f"{ip} {port.protocol} {port.number}")
+            stray.add(f"{address} {port.protocol} {port.number}")
     return Listed(
-        wanted={ip: frozenset(ports) for ip, ports in vips.items()},
+        wanted={ipaddress.ip_address(address): shared(frozenset(ports)) for address, ports in vips.items()},
         routed=frozenset(routed),
         shape=msgspec.json.encode(shape, order="deterministic"),
         refused=refused,
         stray=frozenset(stray),
     )
+
+
+@lru_cache(maxsize=1024)
+def _port(protocol: str, number: int) -> Port:
+    return Port(protocol, number)
 
 
 def _without_handles(each: dict[str, Any]) -> dict[str, Any]:
