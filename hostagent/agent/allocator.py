@@ -400,9 +400,10 @@ class Allocator:
             self._event(service, decision)
 
     def _event(self, service: Service, decision: Decision) -> None:
+        missed = decision.outcome in (Outcome.PENDING, Outcome.CLEAR) and service.type == "LoadBalancer"
         self._events.emit(
             about_service(service),
             reason=decision.event,
             message=decision.message,
-            warning=decision.outcome in (Outcome.PENDING, Outcome.CLEAR) or decision.event == "LoadBalancerFailed",
+            warning=missed or decision.event == "LoadBalancerFailed",
         )

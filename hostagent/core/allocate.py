@@ -114,7 +114,11 @@ class Ledger(Stock):
             left_over = (
                 service.type != "LoadBalancer" and not service.deleted and POOL_ANNOTATION in service.annotations
             )
-            return Decision(outcome=Outcome.CLEAR if left_over else Outcome.LEAVE)
+            if not left_over:
+                return Decision(outcome=Outcome.LEAVE)
+            what = join(service.addresses) or f"what it had of pool {service.annotations[POOL_ANNOTATION]}"
+            message = f"{what} is released: the Service is of type {service.type} now"
+            return Decision(outcome=Outcome.CLEAR, event="ClearAssignment", message=message)
         self._occupancy.wake(self.now)
         decision = self._decide(service)
         self._occupancy.occupy(service.key, decision.addresses, tenancy_of(service))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -115,7 +115,7 @@ class Events:
             self.dropped += 1
             return
         if told is None:
-            self._told[happening] = _Told(name=f"{subject.name[:240]}.{uuid4().hex[:12]}", sent_at=self._now())
+            self._told[happening] = _Told(name=_name(subject, happening, self._node), sent_at=self._now())
             if len(self._told) > REMEMBERED:
                 self._told.popitem(last=False)
         self._queue.put_nowait((not warning, next(self._order), happening, subject))
@@ -156,7 +156,7 @@ class Events:
             await self._api.request("POST", path, body=msgspec.json.encode(body))
             told.stored = True
         except EdgeError as error:
-            # A 409 is our own POST come twice, its first reply lost.
+            # A 409: an earlier life of this agent told it, as to a new one everything is news; or our POST came twice.
             told.stored = error.status == 409
             if not told.stored:
                 self.failed += 1
@@ -174,6 +174,12 @@ class Events:
                 raise
             return False
         return True
+
+
+def _name(subject: Subject, happening: _Happening, node: str) -> str:
+    """The same for the same happening, in every life of the agent: the API takes it once."""
+    what = f"{happening.subject_uid}/{node}/{happening.reason}/{happening.message}"
+    return f"{subject.name[:230]}.{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
 
 def event_object(
