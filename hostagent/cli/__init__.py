@@ -1,23 +1,43 @@
-"""The `hostagent` command."""
+"""The `hostagent` command. Each subcommand is imported when it is asked for: the agent needs no tables and no YAML."""
 
 from __future__ import annotations
+
+import importlib
 
 import click
 
 from hostagent import __version__
-from hostagent.cli.access import access
-from hostagent.cli.check import check
-from hostagent.cli.drain import drain, undrain
-from hostagent.cli.explain import explain
-from hostagent.cli.migrate import migrate
-from hostagent.cli.move import move, rebalance
-from hostagent.cli.run import run
-from hostagent.cli.simulate import simulate
-from hostagent.cli.status import status
-from hostagent.cli.who_has import who_has
+
+COMMANDS = {
+    "run": "run",
+    "status": "status",
+    "explain": "explain",
+    "who-has": "who_has",
+    "drain": "drain",
+    "undrain": "drain",
+    "move": "move",
+    "rebalance": "move",
+    "check": "check",
+    "simulate": "simulate",
+    "access": "access",
+    "migrate": "migrate",
+}
+"""Where each of them is."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*COMMANDS, *super().list_commands(ctx)])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"hostagent.cli.{COMMANDS[cmd_name]}")
+        found: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def hostagent() -> None:
     """LoadBalancer addresses for bare-metal Kubernetes, answered by the hosts themselves.
 
@@ -32,7 +52,3 @@ def hostagent() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(__version__)
-
-
-for command in (run, status, explain, who_has, drain, undrain, move, rebalance, check, simulate, access, migrate):
-    hostagent.add_command(command)
