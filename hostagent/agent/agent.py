@@ -18,32 +18,29 @@ from hostagent.agent.cluster import Cluster
 from hostagent.agent.expiry import Expiry
 from hostagent.agent.explain import explain_verb
 from hostagent.agent.guarding import Guarding
+from hostagent.agent.intake import Intake
 from hostagent.agent.reach import Reach
 from hostagent.agent.refusals import Refusals
 from hostagent.agent.reports import AllocatorReports, Reports
-from hostagent.agent.session import SessionKeeper, own_session
+from hostagent.agent.session import SessionKeeper, boot_instance, own_session
 from hostagent.agent.settings import Settings
 from hostagent.agent.status import snapshot_of, status_line, status_of
 from hostagent.agent.survey import ask_segments
 from hostagent.agent.verbs import Verbs
 from hostagent.agent.wire import Wire
-from hostagent.core.hosts import older
 from hostagent.core.ownership import Ownership
 from hostagent.edges.hostconfig import HostConfig
 from hostagent.edges.kube.events import Events
-from hostagent.edges.kube.lease_objects import Lease, claim_name, to_claim, to_session, vip_of
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import Api
 from hostagent.edges.netlink import KernelAddresses
 from hostagent.edges.nft import Guard
 from hostagent.edges.systemd import Notifier, restart_is_under_way
-from hostagent.model.cluster import Fault
 from hostagent.model.errors import ConfigError, EdgeError, InvariantError
 from hostagent.model.names import Instant, NodeName
-from hostagent.model.ownership import ALLOCATOR_LEASE, SESSION_PREFIX, Segment, Session
 from hostagent.telemetry import metrics
-from hostagent.telemetry.journal import say, warn
+from hostagent.telemetry.journal import say
 
 LONGEST_SLEEP_S = 1.0
 """The loop turns at least this often: what keeps addresses alive must not depend on something happening."""
@@ -51,8 +48,10 @@ STOP_S = 8.0
 """For handing over when asked to stop; then everything is dropped. The unit's TimeoutStopSec is longer."""
 END_TASKS_S = 1.0
 """For tasks that were told to end: a few turns of the loop, unless one hangs in a request."""
-CONFIG_SETTLE_S = 0.3
-"""`kubectl apply` of a file makes its objects one by one: a pool is not judged before its advertisement is there."""
+GAP_S = 0.005
+"""From one turn's end to the next one's beginning: a burst of events is one."""
+NOTIFY_S = 0.5
+"""Between two messages to systemd at most: each is work for it and for the bus, and a burst turns the loop often."""
 START_TIMEOUT_S = 30
 """More time asked of systemd with each look, while the API is awaited."""
 
@@ -71,10 +70,8 @@ class Agent:
         self._me = NodeName(config.node)
         self._look = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._faults: frozenset[Fault] = frozenset()
         self.stopping_since: Instant | None = None
-        self.suspicions_refuted = 0
-        self._config_due: Instant | None = None
+        self._notified_at = Instant(0)
 
     @property
     def config(self) -> HostConfig:
@@ -180,7 +177,7 @@ class Agent:
             leases,
             own_session(
                 node=self._me,
-                instance=_boot_instance(),
+                instance=boot_instance(),
                 duration_s=config.session.duration_s,
                 version=__version__,
                 allocator=config.allocator,
@@ -196,6 +193,15 @@ class Agent:
             tell=lambda draining: self.keeper.describe(draining=draining),
             wake=self.wake,
             prefixes=lambda: len(self.bgp.advertiser.prefixes.present),
+        )
+        self.intake = Intake(
+            me=self._me,
+            cluster=self.cluster,
+            ownership=self.ownership,
+            allocator=self.allocator,
+            state_dir=self._state_dir,
+            session_gone=self._renew_soon,
+            routing_changed=self.bgp.configured,
         )
         self.verbs.settle(None)
         verbs = {**self.verbs.table, "explain": explain_verb(self)}
@@ -260,29 +266,25 @@ class Agent:
             seat_at = self._turn_allocator()
             self.reports.turn(self.ownership.held, self.bgp.faults)
             self._refusals.turn(now(), leads=self.allocator.leads)
-            self._notify.alive()
-            self._notify.status(status_line(self))
+            self._notify_systemd(now())
             if self.stopping_since is not None and await self._stopped(self.stopping_since):
                 return
-            wakes = [at for at in (self.ownership.next_wake(now()), seat_at, self._config_due) if at is not None]
+            wakes = [at for at in (self.ownership.next_wake(now()), seat_at, self.intake.config_due) if at is not None]
+            await asyncio.sleep(GAP_S)
             await self._sleep(min([LONGEST_SLEEP_S, *(at - now() for at in wakes)]))
+
+    def _notify_systemd(self, at: Instant) -> None:
+        """Feed the watchdog, as the loop turned, and say how things are."""
+        if at >= self._notified_at + NOTIFY_S:
+            self._notified_at = at
+            self._notify.alive()
+            self._notify.status(status_line(self))
 
     async def _observe(self, *, everything: bool) -> None:
         """Hand over what the watches noted since the last turn."""
         cluster = self.cluster
-        leases, cluster.changed_leases = cluster.changed_leases, {}
-        hosts_changed = False
-        for name, lease in leases.items():
-            hosts_changed |= self._lease(name, lease)
-        if cluster.leases_listed:
-            cluster.leases_listed = False
-            self._forget_unlisted()
-        if cluster.config_changed and self._config_due is None:
-            self._config_due = Instant(now() + CONFIG_SETTLE_S)
-        if self._config_due is not None and (everything or now() >= self._config_due):
-            cluster.config_changed, self._config_due = False, None
-            self._take_config()
-            everything = True
+        hosts_changed = self.intake.leases()
+        everything |= self.intake.config(at_once=everything)
         if cluster.nodes_changed or hosts_changed:
             cluster.nodes_changed = False
             self.verbs.settle(cluster.node(self._me))
@@ -291,53 +293,6 @@ class Agent:
         await self.announcer.rank(everything=everything)
         stopping = self.stopping_since is not None
         self.bgp.turn(changed, draining=bool(self.verbs.why_draining), stopping=stopping)
-
-    def _forget_unlisted(self) -> None:
-        """A claim that is known from the reply to our own write, and was deleted while the watch was broken."""
-        listed = self.cluster.leases
-        for vip, claim in tuple(self.ownership.claims.items()):
-            known = older(claim.resource_version, listed.listed_version)
-            if known and claim_name(vip) not in listed.items:
-                self.ownership.claim_seen(vip, None, now())
-
-    def _lease(self, name: str, lease: Lease | None) -> bool:
-        """Take in one Lease; True if that changes who may answer: a host came, left, or has other interfaces."""
-        seen_at = now()
-        vip = vip_of(name)
-        if vip is not None:
-            self.ownership.claim_seen(vip, to_claim(lease, seen_at=seen_at) if lease else None, seen_at)
-        elif name.startswith(SESSION_PREFIX):
-            node = NodeName(name.removeprefix(SESSION_PREFIX))
-            session = to_session(lease, seen_at=seen_at) if lease else None
-            if node == self._me and lease is None and self.stopping_since is None:
-                self.keeper.renew_soon()
-            before = self.ownership.sessions.get(node)
-            if before and session and before.suspected_by == self._me and session.suspected_by is None:
-                self.suspicions_refuted += not session.ended
-            self.ownership.session_seen(node, session, seen_at)
-            return _abilities(before) != _abilities(session)
-        elif name == ALLOCATOR_LEASE:
-            self.allocator.claim_seen(to_claim(lease, seen_at=seen_at) if lease else None)
-        return False
-
-    def _take_config(self) -> None:
-        before = self.cluster.config
-        self.cluster.read_config()
-        config = self.cluster.config
-        if config.good != before.good:
-            last_good.save(self._state_dir, config)
-        if config.bgp != before.bgp or config.pools != before.pools:
-            self.bgp.configured()
-        faults = frozenset(config.faults)
-        for fault in sorted(faults - self._faults, key=str):
-            warn(
-                "config.warning" if fault.warning else "config.set-aside",
-                str(fault),
-                object=f"{fault.kind}/{fault.name}",
-            )
-        for fault in sorted(self._faults - faults, key=str):
-            say("config.mended", f"no longer wrong: {fault}", object=f"{fault.kind}/{fault.name}")
-        self._faults = faults
 
     def _turn_allocator(self) -> Instant | None:
         at, ownership = now(), self.ownership
@@ -389,6 +344,10 @@ class Agent:
         self._stop_asked.set()
         self.wake()
 
+    def _renew_soon(self) -> None:
+        if self.stopping_since is None:
+            self.keeper.renew_soon()
+
     def _refute(self, by: NodeName) -> None:
         seen = self.ownership.sessions.get(self._me)
         self.keeper.refute(by, version=seen.resource_version if seen else "")
@@ -429,19 +388,3 @@ class Agent:
         say("agent.stopped", f"{self._me} stopped in order" if not late else f"{self._me} stopped, late")
         await self._notify.flush()
         return True
-
-
-def _abilities(session: Session | None) -> tuple[tuple[Segment, ...], bool] | None:
-    """What of a session decides whether its host is a candidate; None for a host that is not there."""
-    return None if session is None or session.ended else (session.segments, session.draining)
-
-
-def _boot_instance() -> str:
-    """New at every boot of the host, the same for every life of the agent in between.
-
-    The kernel's boot id and when PID 1 began: containers that are hosts of their own share the first.
-    """
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    # After the command name, which may hold anything, `starttime` is field 22 of proc_pid_stat(5).
-    began = Path("/proc/1/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    return f"{boot_id[:8]}-{began}"

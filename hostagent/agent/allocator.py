@@ -19,17 +19,16 @@ from hostagent.agent.vetting import Vetting
 from hostagent.agent.writes import Writes
 from hostagent.core.allocate import Decision, Ledger, Outcome
 from hostagent.core.election import Ballot, Seat, elect
-from hostagent.core.requests import PREFIXES, deprecated
+from hostagent.core.requests import deprecation
 from hostagent.edges.kube.events import Events, about_service
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
-from hostagent.model.cluster import POOL_ANNOTATION, Service
+from hostagent.model.cluster import Service
 from hostagent.model.errors import EdgeError, InvariantError
 from hostagent.model.names import IP, Instant, Mac, NodeName, ServiceKey
 from hostagent.model.ownership import Claim, Write
 from hostagent.telemetry.journal import say, warn
 
-PREFIX, OLD_PREFIX = PREFIXES
 FENCE_MARGIN_S = 4.0
 """Before its session could expire the holder stops writing: a write's timeout, its read-back, and a second."""
 REPORT_S = 0.5
@@ -348,20 +347,12 @@ class Allocator:
                 self.pending.pop(key, None)
                 if decision.event:
                     self._event(service, decision)
-                if self._status_differs(service, decision):
+                if not decision.is_written_in(service):
                     self._write(service, decision)
             case Outcome.CLEAR:
                 self._write(service, decision)
             case Outcome.ASSIGN:
                 term.propose(service, decision)
-
-    def _status_differs(self, service: Service, decision: Decision) -> bool:
-        """Addresses that somebody else assigned, or an older version of us, lack the mode that kube-proxy needs; and a
-        pool may have been renamed, or split.
-        """
-        renamed = bool(decision.pool) and service.annotations.get(POOL_ANNOTATION) != decision.pool
-        mode_is_missing = any(mode != "VIP" for mode in service.ip_modes)
-        return renamed or mode_is_missing or service.assigned != tuple(str(ip) for ip in decision.addresses)
 
     def _write(self, service: Service, decision: Decision) -> None:
         term = self._term
@@ -390,9 +381,7 @@ class Allocator:
             self.pending.pop(key, None)
         else:
             self.pending[key] = decision.message
-        if old := deprecated(service):
-            names = ", ".join(f"{OLD_PREFIX}/{name}" for name in old)
-            message = f"{names}: this prefix is MetalLB's old one, and still read; write {PREFIX}/ instead"
+        if message := deprecation(service):
             self._events.emit(about_service(service), reason="deprecatedAnnotation", message=message, warning=True)
         if decision.event and decision.outcome is not Outcome.KEEP:
             vips = " ".join(map(str, decision.addresses))

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from hostagent.agent.clock import now
 from hostagent.core.hosts import older
@@ -219,3 +220,14 @@ def own_session(
         allocator=allocator,
         draining=draining,
     )
+
+
+def boot_instance() -> str:
+    """New at every boot of the host, the same for every life of the agent in between.
+
+    The kernel's boot id and when PID 1 began: containers that are hosts of their own share the first.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # After the command name, which may hold anything, `starttime` is field 22 of proc_pid_stat(5).
+    began = Path("/proc/1/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    return f"{boot_id[:8]}-{began}"

@@ -107,7 +107,7 @@ def snapshot_of(agent: Agent) -> Snapshot:
         claim_writes=agent.claims.written,
         conflicts=agent.wire.conflicts_seen,
         suspicions=agent.claims.suspected,
-        suspicions_refuted=agent.suspicions_refuted,
+        suspicions_refuted=agent.intake.suspicions_refuted,
         refutations=agent.keeper.refutations,
         watch_questions=counters.watch_questions,
         watch_unanswered=counters.watch_unanswered,

@@ -51,6 +51,14 @@ class Decision:
     incomplete: bool = False
     """It has one family and would like the other, too: worth another decision when something is freed."""
 
+    def is_written_in(self, service: Service) -> bool:
+        """Whether the Service's status says so already. Addresses that somebody else assigned, or an older version of
+        us, lack the mode that kube-proxy needs; and a pool may have been renamed, or split.
+        """
+        renamed = bool(self.pool) and service.annotations.get(POOL_ANNOTATION) != self.pool
+        mode_is_missing = any(mode != "VIP" for mode in service.ip_modes)
+        return not (renamed or mode_is_missing or service.assigned != tuple(str(ip) for ip in self.addresses))
+
 
 @dataclass(slots=True)
 class Ledger(Stock):

@@ -28,9 +28,11 @@ def annotation(service: Service, name: str) -> str:
     return next((service.annotations[f"{p}/{name}"] for p in PREFIXES if service.annotations.get(f"{p}/{name}")), "")
 
 
-def deprecated(service: Service) -> tuple[str, ...]:
-    """The requests that are written with the old prefix, which still works."""
-    return tuple(name for name in REQUESTS if f"{PREFIXES[1]}/{name}" in service.annotations)
+def deprecation(service: Service) -> str:
+    """What to say of requests that are written with the old prefix, which still works; empty where none are."""
+    new, old = PREFIXES
+    names = ", ".join(f"{old}/{name}" for name in REQUESTS if f"{old}/{name}" in service.annotations)
+    return f"{names}: this prefix is MetalLB's old one, and still read; write {new}/ instead" if names else ""
 
 
 def request_of(service: Service) -> Request:
