@@ -15,6 +15,10 @@ from hostagent.model.shared import shared
 from hostagent.telemetry.journal import say, warn
 
 RETRY_S = 2.0
+REST, REST_S = 4.0, 1.0
+"""After a change, so many times as long as it took, at most a second: what comes meanwhile is one change. In a burst of
+new Services nft takes a fifth of the time; a VIP that changes hands is guarded beforehand, on every host.
+"""
 CHECK_S = 30.0
 """How often the guard is compared with what is wanted even if nothing changed: `nft flush ruleset` leaves no trace."""
 
@@ -55,6 +59,7 @@ class Guarding:
         looked_at = Instant(0)
         while True:
             self._woken.clear()
+            began_at = now()
             whole, self._whole = self._whole or now() - looked_at >= CHECK_S, False
             changed, self._changed = self._changed, set()
             try:
@@ -74,6 +79,7 @@ class Guarding:
             if self.trouble:
                 say("guard.works", "the guard works again")
             self.trouble = ""
+            await asyncio.sleep(min(REST_S, REST * (now() - began_at)))
             try:
                 async with asyncio.timeout(max(0.0, looked_at + CHECK_S - now())):
                     await self._woken.wait()
