@@ -12,11 +12,13 @@ import signal
 import sys
 import time
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hostagent.edges.kube.lease_objects import claim_name
 from tests.fabric.admin import wait_for
 from tests.fabric.backends import endpoint_slices, service, start_backend
 from tests.fabric.client import PingResult
@@ -130,6 +132,16 @@ def holder(*, name: str, vip: str) -> None:
 
     wait_for(lambda: len(holders()) == 1, WITHIN_S, f"one holder of {vip}")
     click.echo(holders()[0])
+
+
+@cli.command()
+@name_option
+@click.argument("vips", nargs=-1, required=True)
+def moves(*, name: str, vips: tuple[str, ...]) -> None:
+    """Print how often each VIP has changed hands, by the word of the claims (JSON)."""
+    leases = Lab.find(name).control_plane.admin.list_all("leases", CONFIG)
+    often = {lease["metadata"]["name"]: lease["spec"].get("leaseTransitions", 0) for lease in leases}
+    click.echo(json.dumps({vip: often[claim_name(ip_address(vip))] for vip in vips}))
 
 
 def _addresses(lab: Lab, name: str, count: int) -> list[str]:
