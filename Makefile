@@ -76,6 +76,9 @@ bench-failover: setup ## Outages, fault by fault, many times; writes docs/failov
 bench-bgp: setup ## From a change to the router's kernel, beside frr-reload; writes docs/bgp.md: [RUNS=10] [PRESENT=1,100]
 	@$(BIN)/python -m tests.bench.bgp --runs $(or $(RUNS),10) $(if $(PRESENT),--present $(PRESENT))
 
+bench-rollout: setup ## How long a rollout to many lab hosts takes; writes docs/rollout.md: [HOSTS=20]
+	@$(BIN)/python -m tests.bench.rollout --hosts $(if $(filter command line,$(origin HOSTS)),$(HOSTS),20)
+
 demo: setup ## The main job, end to end, on an embedded lab (KEEP=1 keeps the lab)
 	@$(BIN)/python -m tests.fabric.demo $(if $(KEEP),--keep)
 
@@ -103,4 +106,4 @@ clean: ## Remove what was built here; the cache stays (rm -r $(CACHE) removes th
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 .PHONY: help setup fmt lint types test test-unit test-simulation test-netns test-kube test-fabric test-fault molecule \
-  soak bench-allocation bench-failover bench-bgp demo lab-up lab-sh lab-down wheel lock check clean
+  soak bench-allocation bench-failover bench-bgp bench-rollout demo lab-up lab-sh lab-down wheel lock check clean
