@@ -65,7 +65,7 @@ class Bench:
 
     def changes(self, way: Way, present: int, runs: int) -> None:
         """One prefix that comes and goes, while `present` others are there."""
-        missing = max(self.rows.missing(way.name, present, event, runs) for event in way.events)
+        missing = max(self.rows.missing(way, present, event, runs) for event in way.events)
         if not missing or self.over():
             return
         way.fill(present)
@@ -76,14 +76,14 @@ class Bench:
                 with watching_routes(self.tor.host) as log:
                     began = way.act(event, run)
                     at = _wait(log, way.prefix(run), came=number % 2 == 0)
-                self.rows.add(way.name, present, event, (at - began) * 1000)
+                self.rows.add(way, present, event, (at - began) * 1000)
             if self.over():
                 return
 
     def burst(self, way: Ours, count: int, runs: int) -> None:
         """All at once: until the last of them is there."""
         event = "all added at once"
-        for _ in range(self.rows.missing(way.name, count, event, runs)):
+        for _ in range(self.rows.missing(way, count, event, runs)):
             if self.over():
                 return
             way.fill(0)
@@ -92,18 +92,18 @@ class Bench:
                 began = time.monotonic()
                 way.fill(count)
                 until(lambda: len({p for _, came, p in log.events if came}) >= count, f"{count} at once", TIMEOUT_S)
-                self.rows.add(way.name, count, event, (max(at for at, came, _ in log.events if came) - began) * 1000)
+                self.rows.add(way, count, event, (max(at for at, came, _ in log.events if came) - began) * 1000)
 
     def losses(self, way: Ours, event: str, cause: Callable[[], float], cure: Callable[[], None], runs: int) -> None:
         """One prefix there; its host is lost in some way, until the router's kernel has no route any more."""
-        for _ in range(self.rows.missing(way.name, 1, event, runs)):
+        for _ in range(self.rows.missing(way, 1, event, runs)):
             if self.over():
                 return
             until(lambda: _FIRST in self.tor.kernel(), f"the route before: {event}", TIMEOUT_S)
             with watching_routes(self.tor.host) as log:
                 began = cause()
                 at = _wait(log, f"{_FIRST}/32", came=False)
-            self.rows.add(way.name, 1, event, (at - began) * 1000)
+            self.rows.add(way, 1, event, (at - began) * 1000)
             cure()
 
 

@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -21,14 +22,21 @@ RUNS = FOLDER / "bgp.runs.jsonl"
 RESULT = FOLDER / "bgp.json"
 DOCUMENT = ROOT / "docs" / "bgp.md"
 _MARKED = re.compile(r"(<!-- bench-bgp:begin -->\n).*?(<!-- bench-bgp:end -->)", re.DOTALL)
-_MEASURED = ("hostagent", "roles/hostagent_frr", "tests/bench/bgp.py", "tests/bench/bgp_ways.py")
 Row = dict[str, Any]
 
 
-def program_key() -> str:
-    """Names what is measured, and how. Runs of another program do not count."""
+class Measured(Protocol):
+    """A way of announcing, as far as its times are kept by it."""
+
+    name: str
+    made_of: tuple[str, ...]
+    """Paths of what its times depend on."""
+
+
+def program_key(way: Measured) -> str:
+    """Names what is measured. Runs of another program do not count."""
     digest = hashlib.sha256()
-    for each in _MEASURED:
+    for each in way.made_of:
         files = [ROOT / each] if (ROOT / each).is_file() else sorted((ROOT / each).rglob("*"))
         for path in files:
             if path.is_file() and "__pycache__" not in path.parts:
@@ -40,34 +48,45 @@ def program_key() -> str:
 class Rows:
     """Every single time, on disk as soon as it is known; what is there of the same program is not measured again."""
 
-    program: str = field(default_factory=program_key)
     _runs: list[Row] = field(default_factory=list)
+    _programs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        lines = RUNS.read_text().splitlines() if RUNS.exists() else []
-        self._runs = [run for run in map(json.loads, lines) if run["program"] == self.program]
+        self._runs = [json.loads(line) for line in (RUNS.read_text().splitlines() if RUNS.exists() else [])]
 
-    def missing(self, way: str, present: int, event: str, wanted: int) -> int:
-        return max(0, wanted - len(self._of((way, present, event))))
+    def missing(self, way: Measured, present: int, event: str, wanted: int) -> int:
+        return max(0, wanted - len(self._of(self._program(way), (way.name, present, event))))
 
-    def add(self, way: str, present: int, event: str, took_ms: float) -> None:
-        run = {"program": self.program, "way": way, "present": present, "event": event, "ms": round(took_ms, 1)}
+    def add(self, way: Measured, present: int, event: str, took_ms: float) -> None:
+        run = {"program": self._program(way), "at": round(time.time()), "way": way.name}
+        run |= {"present": present, "event": event, "ms": round(took_ms, 1)}
         self._runs.append(run)
         with RUNS.open("a") as file:
             file.write(json.dumps(run) + "\n")
-        click.echo(f"{way:22} {present:6} {event:46} {took_ms:8.0f} ms")
+        click.echo(f"{way.name:26} {present:6} {event:36} {took_ms:8.0f} ms")
 
     def summary(self) -> list[Row]:
+        """What is known of each way's last program."""
+        last = {run["way"]: run["program"] for run in self._runs}
         keys = dict.fromkeys((run["way"], run["present"], run["event"]) for run in self._runs)
         return [
             {"way": way, "present": present, "event": event, "runs": len(of), "ms": _spread(of)}
             for way, present, event in sorted(keys, key=_in_order)
-            if (of := self._of((way, present, event)))
+            if (of := self._of(last[way], (way, present, event)))
         ]
 
-    def _of(self, key: tuple[str, int, str]) -> list[float]:
-        return [run["ms"] for run in self._runs if (run["way"], run["present"], run["event"]) == key]
+    def _program(self, way: Measured) -> str:
+        if way.name not in self._programs:
+            self._programs[way.name] = program_key(way)
+        return self._programs[way.name]
+
+    def _of(self, program: str, key: tuple[str, int, str]) -> list[float]:
+        return [
+            run["ms"]
+            for run in self._runs
+            if run["program"] == program and (run["way"], run["present"], run["event"]) == key
+        ]
 
 
 def _in_order(key: tuple[str, int, str]) -> tuple[str, bool, int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from tests.bench.allocation import Desk
 from tests.bgp.routers import HOSTS_ASN, TOR_ASN, TOR_V4, until, vtysh
 from tests.bgp.speaker import PLAIN, Edges, Speaker
 from tests.bgp.test_sessions import a_peer
+from tests.fabric.admin import Session
 from tests.fabric.backends import endpoint_slices, service
 from tests.fabric.hosts import Host
 from tests.fabric.lab import Lab
@@ -23,6 +25,7 @@ class Way(Protocol):
     """One way of announcing."""
 
     name: str
+    made_of: tuple[str, ...]
     host: Host
     events: tuple[str, ...]
     """What can happen to one prefix, in turn: it comes by the first, goes by the second, and so on."""
@@ -39,6 +42,10 @@ class Way(Protocol):
 class Ours:
     """Our edges without an agent: kernel routes, picked up by the host's FRR."""
 
+    made_of: tuple[str, ...] = (
+        *("hostagent/edges/frr", "hostagent/edges/netlink", "hostagent/model"),
+        *("hostagent/core/frr_diff.py", "hostagent/core/frr_text.py"),
+    )
     events: tuple[str, ...] = ("added", "withdrawn")
 
     def __init__(self, name: str, host: Host) -> None:
@@ -77,6 +84,7 @@ class Ours:
 class Reload:
     """What MetalLB's FRR mode does for each change, without the three seconds that it waits before."""
 
+    made_of: tuple[str, ...] = ()
     events: tuple[str, ...] = ("added", "withdrawn")
 
     def __init__(self, name: str, host: Host) -> None:
@@ -136,6 +144,7 @@ class Reload:
 class Whole:
     """A whole agent: the clock starts when a change is sent to the API server."""
 
+    made_of: tuple[str, ...] = ("hostagent", "roles/hostagent_frr")
     events: tuple[str, ...] = (
         "Service created, address included",
         "last endpoint gone",
@@ -148,7 +157,7 @@ class Whole:
         self.name, self.host = "hostagent, agent and API", host
         self._lab = lab
         self._desk = Desk(lab=lab, host=host)
-        self._api = lab.control_plane.admin.session()
+        self._api: Session | None = None
         # An address that is asked for costs the allocator what any other does, and is known beforehand.
         self._service = service("probe", namespace="probe", loadBalancerIP=self._VIP)
         (self._slice,) = endpoint_slices(self._service, [host])
@@ -165,7 +174,8 @@ class Whole:
             self._lab.control_plane.apply(made)
         for name in ("load", "probe"):
             self._desk.namespace(name)
-        self._api.send("POST", self._path(self._slice), self._slice)
+        with closing(self._lab.control_plane.admin.session()) as api:
+            api.send("POST", self._path(self._slice), self._slice)
 
     def fill(self, count: int) -> None:
         """With addresses in their status, as an allocator gave them before; the agent starts, and is at rest again."""
@@ -176,9 +186,12 @@ class Whole:
         self.host.run(["systemctl", "start", "hostagent"], timeout_s=TIMEOUT_S)
         until(lambda: "allocates addresses" in self._desk.status_line(), "an allocator", TIMEOUT_S)
         self._desk.calm()
+        self.end()
+        self._api = self._lab.control_plane.admin.session()  # one that was idle for long is closed by the server
 
     def end(self) -> None:
-        self._api.close()
+        if self._api is not None:
+            self._api.close()
 
     def prefix(self, run: int) -> str:  # noqa: ARG002  the same again and again
         return f"{self._VIP}/32"
@@ -196,6 +209,7 @@ class Whole:
                 return self._send("POST", self._path(self._service), self._service)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> float:
+        assert self._api is not None
         began = time.monotonic()
         self._api.send(method, path, body, kind=_MERGE_PATCH if method == "PATCH" else "application/json")
         return began

@@ -31,7 +31,6 @@ SEGMENT_V4, SEGMENT_V6 = "198.51.100.1", "2001:db8:51::1"
 CLIENT_V4, CLIENT_V6 = "198.51.100.200", "2001:db8:51::200"
 
 _FAULTS = "hostagent_faults"
-_BR_STATE_DISABLED, _BR_STATE_FORWARDING = 0, 3  # linux/if_bridge.h
 
 
 class Direction(StrEnum):
@@ -151,14 +150,15 @@ class Segment:
         run(in_namespace(self.state.netns, ["nft", "-f", "-"]), stdin=text)
 
     def set_deaf_and_mute(self, host: str, *, so: bool) -> float:
-        """No frame passes the host's port from one moment to the next, and its carrier stays. Returns that moment
-        (monotonic, s), taken right before the kernel was told: no program has to start first, as for `set_faults`."""
+        """The host's port leaves the bridge, or is back: no frame passes, and the host's carrier stays. Returns the
+        moment (monotonic, s), right before the kernel was told: no program has to start first, as for `set_faults`."""
 
         def tell() -> float:
             with IPRoute() as kernel:
                 (index,) = kernel.link_lookup(ifname=port(host))
+                (bridge,) = kernel.link_lookup(ifname=BRIDGE)
                 at = time.monotonic()
-                kernel.brport("set", index=index, state=_BR_STATE_DISABLED if so else _BR_STATE_FORWARDING)
+                kernel.link("set", index=index, master=0 if so else bridge)
                 return at
 
         return call_inside(named(self.state.netns), tell)
