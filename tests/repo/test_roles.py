@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ import yaml
 
 from tests.repo.role_docs import ROLES, defaults, options, roles, with_table
 
+WHEELHOUSE = ROLES / "hostagent" / "files" / "wheelhouse.py"
 each_role = pytest.mark.parametrize("role", roles(), ids=lambda role: role.name)
 
 
@@ -58,6 +60,26 @@ def test_the_wheelhouse_has_a_release_for_every_state_of_the_source(tmp_path: Pa
     assert one == again
     assert one["release"] != other["release"]
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_release_in_use_is_not_the_next_to_be_forgotten(tmp_path: Path) -> None:
+    """Whoever builds elsewhere meanwhile must not take away what a rollout is about to bring to hosts."""
+    source = tmp_path / "project"
+    (source / "locks").mkdir(parents=True)
+    (source / "locks" / "agent.txt").write_text("")
+    (source / "pyproject.toml").write_text('[project]\nname = "hostagent"\nversion = "1.2.3"\n')
+    used = Path(_dry_run(source, tmp_path)["archive"])
+    used.parent.mkdir(parents=True)
+    used.touch()
+    os.utime(used.parent, (0, 0))
+    for number in range(8):
+        (used.parents[1] / f"other{number}").mkdir()
+
+    _wheelhouse(source, tmp_path)
+    runpy.run_path(str(WHEELHOUSE))["prune"](used.parents[1])
+
+    assert used.exists()
+    assert len(list(used.parents[1].iterdir())) == 8
 
 
 def test_the_build_tools_are_pinned_by_hash() -> None:
@@ -165,9 +187,12 @@ def _cleaner() -> ModuleType:
 
 
 def _dry_run(source: Path, tmp_path: Path) -> dict[str, str]:
-    script = ROLES / "hostagent" / "files" / "wheelhouse.py"
+    return _wheelhouse(source, tmp_path, "--dry-run")
+
+
+def _wheelhouse(source: Path, tmp_path: Path, *arguments: str) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, str(script), "--source", str(source), "--python-version", "3.11", "--dry-run"],
+        [sys.executable, str(WHEELHOUSE), "--source", str(source), "--python-version", "3.11", *arguments],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
         capture_output=True,
         text=True,

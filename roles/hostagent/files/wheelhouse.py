@@ -74,6 +74,8 @@ def wheelhouse(source: Path, version: str, python: str, cache: Path, *, dry_run:
                 builder = dependencies(lock, version, python, cache / f"deps-{below}")
                 pack(source, builder, cache / key)
                 prune(cache)
+    if not dry_run:
+        os.utime(archive.parent)  # in use: not the next to be forgotten, when others build meanwhile
     release = f"{project['version']}-{key}"
     return {"changed": missing, "release": release, "version": project["version"], "archive": str(archive)}
 
@@ -169,8 +171,8 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def prune(cache: Path) -> None:
-    """Forget all but the newest archives, and dependencies but the newest four: an upgrade and the way back, for two
-    Pythons among the hosts.
+    """Forget all but the archives used last, and dependencies but the newest four: an upgrade and the way back, for
+    two Pythons among the hosts.
     """
     everything = sorted((p for p in cache.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
     deps = [p for p in everything if p.name.startswith("deps-")]
