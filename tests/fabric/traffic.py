@@ -45,9 +45,9 @@ def cli() -> None:
 @name_option
 @click.option("--count", default=2, show_default=True, help="How many Services, the last of them dual stack.")
 def serve(*, name: str, count: int) -> None:
-    """Make Services with a backend on each host, wait until each VIP is answered, print the VIPs (JSON)."""
+    """Make Services with a backend on each host that is up, wait until each VIP is answered, print the VIPs (JSON)."""
     lab = Lab.find(name)
-    plane, hosts = lab.control_plane, list(lab.hosts.values())
+    plane, hosts = lab.control_plane, [host for host in lab.hosts.values() if host.running]
     for host in hosts:
         start_backend(host)
     for kind, spec in (("IPAddressPool", {"addresses": POOL}), ("L2Advertisement", {"ipAddressPools": ["all"]})):
