@@ -79,7 +79,8 @@ class Guarding:
             if self.trouble:
                 say("guard.works", "the guard works again")
             self.trouble = ""
-            await asyncio.sleep(min(REST_S, REST * (now() - began_at)))
+            if not whole:
+                await asyncio.sleep(min(REST_S, REST * (now() - began_at)))
             try:
                 async with asyncio.timeout(max(0.0, looked_at + CHECK_S - now())):
                     await self._woken.wait()

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from hostagent.model.cluster import EXCLUDE_LABEL
 from tests.bgp.playbook import run_role
 from tests.bgp.routers import (
     HOSTS_ASN,
+    PASSWORD,
     TOR,
     TOR_ASN,
     TOR_V4,
+    TOR_V6,
     FrrRouterHost,
     Neighbour,
     enable_frr,
@@ -28,9 +31,10 @@ from tests.bgp.routers import (
     watching_routes,
 )
 from tests.fabric.admin import Session
-from tests.fabric.backends import endpoint_slices, service
+from tests.fabric.backends import endpoint_slices, patch_status, service
 from tests.fabric.base import FRR, TRIXIE, Disk
 from tests.fabric.client import url_of
+from tests.fabric.controlplane import ControlPlane
 from tests.fabric.deploy import deploy
 from tests.fabric.hosts import Host
 from tests.fabric.lab import Lab
@@ -138,6 +142,86 @@ def test_killed_stopped_and_restarted_agents_change_nothing_at_the_router(cluste
     assert log.of(f"{vip}/32") == []
     assert {host.name: tor.dropped(host.addresses[0]) for host in cluster.lab.hosts.values()} == drops
     assert everybody(cluster.lab, tor, vip)
+
+
+def test_who_advertises_is_who_serves_and_may(cluster: Cluster, tor: FrrRouterHost) -> None:
+    """Traffic policy Local; the exclude label; a node without network; endpoints that are gone; and what people see."""
+    plane = cluster.lab.control_plane
+    h2 = cluster.lab.hosts["h2"].addresses[0]
+    cluster.serve("web", hosts=["h2"], local=True)
+    vip = cluster.given("web")[0]
+    until(lambda: gateways(tor, vip) == [h2], "the way to the one host that serves")
+
+    (told,) = until(lambda: _bgp_statuses(cluster), "a ServiceBGPStatus")
+    assert (told["node"], told["serviceName"], told["peers"]) == ("h2", "web", ["tor"])
+    plane.kubectl("label", "node", "h2", f"{EXCLUDE_LABEL}=")
+    until(lambda: not gateways(tor, vip), "no way to a host that is excluded")
+    until(lambda: not _bgp_statuses(cluster), "its status object to go")
+    plane.kubectl("label", "node", "h2", f"{EXCLUDE_LABEL}-")
+    until(lambda: gateways(tor, vip) == [h2], "the way again")
+    _network_of(plane, "h2", unavailable=True)
+    until(lambda: not gateways(tor, vip), "no way to a host without network")
+    _network_of(plane, "h2", unavailable=False)
+    until(lambda: gateways(tor, vip) == [h2], "the way once more")
+    plane.kubectl("delete", "endpointslices", "--all", "--namespace", cluster.namespace)
+    until(lambda: not gateways(tor, vip), "no way to nobody")
+
+
+def _bgp_statuses(cluster: Cluster) -> list[dict[str, Any]]:
+    listed = cluster.lab.control_plane.admin.list_all("servicebgpstatuses", CONFIG)
+    return [each["status"] for each in listed if each.get("status", {}).get("serviceNamespace") == cluster.namespace]
+
+
+def _network_of(plane: ControlPlane, node: str, *, unavailable: bool) -> None:
+    condition = {"type": "NetworkUnavailable", "status": str(unavailable), "reason": "Test", "message": "of a test"}
+    conditions = [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "lab host"}, condition]
+    patch_status(plane, "node", node, {"conditions": conditions})
+
+
+def test_a_password_comes_from_a_secret_and_what_is_wrong_is_told(cluster: Cluster, tor: FrrRouterHost) -> None:
+    plane, h1 = cluster.lab.control_plane, cluster.lab.hosts["h1"]
+    at = h1.addresses[1]
+    vtysh(tor.host, "configure terminal", f"router bgp {TOR_ASN}", f"neighbor {at} password {PASSWORD}")
+    meta = {"name": "tor-password", "namespace": CONFIG}
+    selector = {"nodeSelectors": [{"matchLabels": {"kubernetes.io/hostname": "h1"}}]}
+    peer = {"myASN": HOSTS_ASN, "peerASN": TOR_ASN, "peerAddress": TOR_V6, "connectTime": "1s", **selector}
+    made = {
+        "apiVersion": "metallb.io/v1beta2",
+        "kind": "BGPPeer",
+        "metadata": {"name": "secret", "namespace": CONFIG},
+        "spec": {**peer, "passwordSecret": {"name": "tor-password"}},
+    }
+    try:
+        plane.apply(made)
+        until(
+            lambda: "tor-password" in _errors_of(cluster, "h1"),
+            "ConfigurationState to say that the Secret is not there",
+        )
+        plane.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": meta,
+                "type": "kubernetes.io/basic-auth",
+                "stringData": {"password": PASSWORD},
+            }
+        )
+        until(lambda: tor.established(at), "a session with that password")
+        until(lambda: not _errors_of(cluster, "h1"), "nothing to be wrong any more")
+        until(
+            lambda: any("h1: the session" in each["message"] for each in cluster.events("secret", "BGPPeer")),
+            "an Event about the session",
+        )
+        assert PASSWORD not in h1.journal_text()
+    finally:
+        plane.kubectl("delete", "bgppeer", "secret", "--namespace", CONFIG, "--ignore-not-found")
+        plane.kubectl("delete", "secret", "tor-password", "--namespace", CONFIG, "--ignore-not-found")
+        vtysh(tor.host, "configure terminal", f"router bgp {TOR_ASN}", f"no neighbor {at} password {PASSWORD}")
+
+
+def _errors_of(cluster: Cluster, node: str) -> str:
+    found = cluster.lab.control_plane.get("configurationstate", f"speaker-{node}", CONFIG) or {}
+    return str(found.get("status", {}).get("errorSummary") or "")
 
 
 def _frr(host: Host) -> str:
