@@ -32,16 +32,12 @@ class Line:
         self._closed = False
         self.swallow_replies = threading.Event()
         """While set, requests arrive and replies do not."""
-        self.requests_pass = threading.Event()
-        """While not set, requests that were sent stay on the way, as those of a host that was frozen."""
-        self.requests_pass.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._closed = True
-        self.requests_pass.set()
         self._listener.close()
         self.cut()
 
@@ -75,8 +71,6 @@ class Line:
     def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if not replies:
-                    self.requests_pass.wait()
                 if not (replies and self.swallow_replies.is_set()):
                     sink.sendall(data)
         for each in (source, sink):

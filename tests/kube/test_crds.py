@@ -199,16 +199,6 @@ def test_what_a_host_may(cluster: ControlPlane, verb: str, resource: str, namesp
             cluster.kubectl(*command)
 
 
-def _is_taken(cluster: ControlPlane, path: str, who: tuple[str, ...], change: dict[str, Any]) -> bool:
-    try:
-        cluster.kubectl("replace", "--raw", path, *who, "-f", "-", input=json.dumps(change))
-    except KubectlError as error:
-        if "hostagent-seat" in str(error):  # a moment after the Lease was written
-            return False
-        raise
-    return True
-
-
 def test_the_allocator_writes_addresses_and_the_pools_name_through_status_alone(cluster: ControlPlane) -> None:
     """The annotation that says from which pool an address came needs no right to edit Services."""
     service = {
@@ -217,13 +207,6 @@ def test_the_allocator_writes_addresses_and_the_pools_name_through_status_alone(
         "metadata": {"name": "web", "namespace": "default"},
         "spec": {"type": "LoadBalancer", "ports": [{"port": 80}], "allocateLoadBalancerNodePorts": False},
     }
-    seat = {
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {"name": "allocator", "namespace": "metallb-system"},
-        "spec": {"holderIdentity": "h1"},
-    }
-    create(cluster, seat)
     create(cluster, service)
     path = "/api/v1/namespaces/default/services/web"
     try:
@@ -231,11 +214,10 @@ def test_the_allocator_writes_addresses_and_the_pools_name_through_status_alone(
         change["metadata"]["annotations"] = {"metallb.io/ip-allocated-from-pool": "production"}
         change["status"] = {"loadBalancer": {"ingress": [{"ip": "198.51.100.64", "ipMode": "VIP"}]}}
         who = ("--as=hostagent:node:h1", "--as-group=hostagent:nodes", "--as-group=hostagent:allocators")
-        wait_for(partial(_is_taken, cluster, f"{path}/status", who, change), 10, "the API server to hear of the seat")
+        cluster.kubectl("replace", "--raw", f"{path}/status", *who, "-f", "-", input=json.dumps(change))
         after = json.loads(cluster.kubectl("get", "--raw", path))
     finally:
         cluster.kubectl("delete", "service", "web")
-        cluster.kubectl("delete", "lease", "allocator", "--namespace", "metallb-system")
 
     assert after["status"] == change["status"]
     assert after["metadata"]["annotations"] == change["metadata"]["annotations"]

@@ -14,7 +14,7 @@ import pytest
 from hostagent.edges.kube import access
 from hostagent.edges.kube.decode import to_service
 from hostagent.edges.kube.events import about_service, event_object
-from hostagent.edges.kube.lease_objects import claim_name, to_claim, to_lease
+from hostagent.edges.kube.lease_objects import claim_name
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import JSON, MERGE_PATCH, Api, ApiError
@@ -69,18 +69,6 @@ class Hosts:
         assert outcome is Write.WON
         assert written is not None
         return written
-
-    async def seat(self, node: NodeName, taken_from: Claim | None = None) -> Claim:
-        """The host is allocator, whoever was it before; the API server knows, and lets it write."""
-        if taken_from is None:
-            found = await self.apis[node].request("GET", LEASES, query={"fieldSelector": "metadata.name=allocator"})
-            items = msgspec.json.decode(found)["items"]
-            lease = to_lease(msgspec.json.encode(items[0])) if items else None
-            taken_from = to_claim(lease, seen_at=Instant(0)) if lease else None
-        outcome, seat = await self.leases(node).write_allocator(node, expected=taken_from)
-        assert outcome is Write.WON
-        assert seat is not None
-        return seat
 
     async def claim(
         self, by: NodeName, vip: IP, holder: NodeName | None, expected: Claim | None = None, **more: Any
@@ -235,8 +223,7 @@ def test_the_allocator_sweeps_and_passes_its_seat_on(act: Callable[[Act], None])
         vip = next(ADDRESSES)
         of_a_dead_host = await hosts.claim(H3, vip, H3)
         assert await hosts.leases(H1).delete_claim(DeleteClaim(vip=vip, expected=of_a_dead_host)) is Write.WON
-        outcome = Write.WON
-        seat: Claim | None = await hosts.seat(H1)
+        outcome, seat = await hosts.leases(H1).write_allocator(H1, expected=None)
         for by, holder in ((H1, H2), (H2, None), (H1, H1), (H2, H2), (H2, H3)):  # the last: it may by its session
             assert outcome is Write.WON
             outcome, seat = await hosts.leases(by).write_allocator(holder, expected=seat)
@@ -250,7 +237,6 @@ def test_the_allocator_gives_and_takes_addresses(act: Callable[[Act], None], pla
     plane.apply(a_service("identity-given"))
 
     async def body(hosts: Hosts) -> None:
-        await hosts.seat(H1)
         status = ServiceStatus(hosts.apis[H1])
         service = await the_service(hosts, "identity-given")
         outcome, given = await status.write(service, [IPv4Address("203.0.113.250")], pool="lab")
@@ -400,7 +386,6 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
     plane.apply(a_service("identity-cluster-ip", kind="ClusterIP"))
 
     async def body(hosts: Hosts) -> None:
-        await hosts.seat(H1)
         api, path = hosts.apis[H1], f"{SERVICES}/identity-spec"
         spec = {"spec": {"externalIPs": ["203.0.113.9"]}}
         await refused(api, "PATCH", path, spec, kind=MERGE_PATCH, says="cannot patch resource .services")
