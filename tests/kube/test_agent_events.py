@@ -99,6 +99,9 @@ def agent(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for each in objects:
             plane.kubectl("delete", each["kind"], each["metadata"]["name"], f"--namespace={CONFIG}")
         plane.delete("node", NODE)
+        plane.kubectl("delete", "leases", "--all", f"--namespace={CONFIG}")
+        others = "--field-selector=metadata.name!=kubernetes"
+        plane.kubectl("delete", "services,endpointslices", "--namespace=default", others)
         subprocess.run([*ip, "link", "delete", "events0"], check=False)
         subprocess.run(in_namespace(plane.netns, ["nft", "delete", "table", "inet", "hostagent"]), check=False)
 
