@@ -231,14 +231,7 @@ def test_through_any_life_of_a_cluster(
             case _:
                 config = change
                 ledger.config = a_config(*config)
-        settle(ledger, cluster)
-        check(config, cluster)
-        waiting = [service for service in cluster.values() if not service.assigned]
-        fresh = Ledger(config=ledger.config)
-        for service in cluster.values():
-            fresh.note(service)
-        for service in waiting:
-            assert fresh.decide(service).outcome is Outcome.PENDING
+        nobody_waits_in_vain(ledger, config, cluster, "an address is free for it")
 
 
 ALL_ADDRESSES = tuple(sorted({each.first + n for each in map(a_range, RANGES) for n in range(2)}, key=str))
