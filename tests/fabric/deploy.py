@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,12 @@ def deploy(lab: Lab, *arguments: str, playbook: str = "site") -> str:
     if done.returncode:
         raise FabricError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-6000:]}")
     return done.stdout
+
+
+def recap(output: str) -> dict[str, tuple[str, str]]:
+    """What a playbook that ran has printed last: host → how many tasks have changed it, and how many failed."""
+    lines = re.findall(r"^(h\d) .*changed=(\d+) .*failed=(\d+)", output, re.MULTILINE)
+    return {host: (changed, failed) for host, changed, failed in lines}
 
 
 if __name__ == "__main__":

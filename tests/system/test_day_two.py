@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.fabric.command import FabricError
-from tests.fabric.deploy import deploy
+from tests.fabric.deploy import deploy, recap
 from tests.system.cluster import Cluster
-
-
-def changed_and_failed(output: str) -> list[tuple[str, str]]:
-    """Of each host, as the recap has it."""
-    return re.findall(r"^h\d .*changed=(\d+) .*failed=(\d+)", output, re.MULTILINE)
 
 
 def test_drain_and_undrain_say_what_they_change_and_verify_finds_all_well(cluster: Cluster) -> None:
@@ -38,7 +32,7 @@ def test_drain_and_undrain_say_what_they_change_and_verify_finds_all_well(cluste
     finally:
         holder.run(["/opt/hostagent/venv/bin/hostagent", "undrain"])
 
-    assert [changed_and_failed(each) for each in (dry, drained, again, undrained)] == [
+    assert [[*recap(each).values()] for each in (dry, drained, again, undrained)] == [
         [("1", "0")], [("1", "0")], [("0", "0")], [("1", "0")]
     ]  # fmt: skip
 
@@ -71,5 +65,5 @@ def test_a_support_bundle_has_every_hosts_story_and_no_secret(cluster: Cluster, 
 
 def test_an_upgrade_to_the_release_that_hosts_have_drains_nobody_and_changes_nothing(cluster: Cluster) -> None:
     output = deploy(cluster.lab, playbook="upgrade")
-    assert changed_and_failed(output) == [("0", "0")] * len(cluster.lab.hosts), output[-3000:]
+    assert [*recap(output).values()] == [("0", "0")] * len(cluster.lab.hosts), output[-3000:]
     assert "PLAY [Hosts and cluster are fit]" in output

@@ -7,7 +7,6 @@ answer, and Services with status, annotation and status objects as it writes the
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from tests.fabric.admin import KubectlError
 from tests.fabric.command import FabricError
-from tests.fabric.deploy import deploy
+from tests.fabric.deploy import deploy, recap
 from tests.system.cluster import CONFIG, Cluster
 
 LABELS = {"app": "metallb"}
@@ -120,8 +119,7 @@ def test_a_metallb_clusters_addresses_are_taken_over_without_changing_one(metall
     plane.kubectl("get", "bgppeers.v1beta1.metallb.io", "--namespace", CONFIG)
 
     again = deploy(cluster.lab, "--limit", "h1", playbook="migrate-from-metallb")  # the others are as it is
-    recap = re.findall(r"^h1 .*changed=(\d+) .*failed=(\d+)", again, re.MULTILINE)
-    assert recap == [("0", "0")], again[-3000:]
+    assert recap(again) == {"h1": ("0", "0")}, again[-3000:]
     assert {name: cluster.addresses(name) for name in before} == before
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.fabric.command import FabricError
-from tests.fabric.deploy import ROOT, build_wheelhouse, deploy, playbook_argv, playbook_env
+from tests.fabric.deploy import ROOT, build_wheelhouse, deploy, playbook_argv, playbook_env, recap
 from tests.fabric.hosts import Host
 from tests.fabric.lab import Lab
 from tests.system.cluster import Cluster
@@ -97,12 +97,6 @@ def changed_tasks(output: str) -> dict[str, set[str]]:
         elif changed := re.match(r"changed: \[(h\d)", line):
             found[changed[1]].add(task)
     return found
-
-
-def recap(output: str) -> dict[str, tuple[str, str]]:
-    """Host → how many tasks have changed it, and how many failed."""
-    lines = re.findall(r"^(h\d) .*changed=(\d+) .*failed=(\d+)", output, re.MULTILINE)
-    return {host: (changed, failed) for host, changed, failed in lines}
 
 
 def test_a_dry_run_on_a_bare_host_announces_what_the_run_then_does_and_does_nothing(bare: Bare) -> None:
