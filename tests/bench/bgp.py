@@ -127,7 +127,8 @@ def bench(*, runs: int, present: str, parts: str, minutes: float, fresh: bool) -
     disks = {"h1": Disk(add=FRR)} if "agent" in chosen else {}
     routers = {TOR: Disk(add=FRR)}
     if chosen != ["agent"]:
-        routers |= {"frr8": Disk(add=FRR), "frr10": Disk(suite=TRIXIE, add=FRR), "reload": Disk(add=FRR)}
+        routers |= {"frr8": Disk(add=FRR), "frr10": Disk(suite=TRIXIE, add=FRR), "reload8": Disk(add=FRR)}
+        routers |= {"reload10": Disk(suite=TRIXIE, add=FRR)}
     name, agents = f"bench-{os.getpid()}-bgp", bool(disks)
     with Lab.up(name, hosts=len(disks), disks=disks, routers=routers, control_plane=agents, kube_proxy=False) as lab:
         announcing = {n: lab.host(n) for n in (*disks, *routers) if n != TOR}
@@ -157,9 +158,10 @@ def _edges(measuring: Bench, counts: list[int]) -> None:
 
 
 def _reload(measuring: Bench, counts: list[int]) -> None:
-    way = Reload("frr-reload, FRR 8.4", measuring.lab.host("reload"))
-    _changes(measuring, way, [each for each in counts if each <= RELOAD_AT_MOST], _some(measuring.runs))
-    way.end()
+    for version, name in (("8.4", "reload8"), ("10.3", "reload10")):
+        way = Reload(f"frr-reload, FRR {version}", measuring.lab.host(name))
+        _changes(measuring, way, [each for each in counts if each <= RELOAD_AT_MOST], _some(measuring.runs))
+        way.end()
 
 
 def _agent(measuring: Bench, counts: list[int]) -> None:

@@ -118,30 +118,37 @@ class Reload:
         self._write()
         program, file = "/usr/lib/frr/frr-reload.py", "/etc/frr/frr.conf"
         for options in (["--test"], ["--reload", "--overwrite"]):
-            self.host.run(["python3", program, *options, file], timeout_s=TIMEOUT_S)
+            self.host.run(["python3", program, *options, "--stdout", file], timeout_s=TIMEOUT_S)
         return began
 
     def _write(self) -> None:
         self.host.write_file("/etc/frr/frr.conf", self._text(), mode=0o644)
 
     def _text(self) -> str:
-        """Each prefix in the neighbour's list, in the list of its community, and as a network."""
-        lines = ["frr defaults traditional", "service integrated-vtysh-config"]
-        for number in sorted(self._numbers):
-            lines.append(f"ip prefix-list {TOR_V4}-allowed-ipv4 seq {number + 1} permit {_prefix(number)}")
-            lines.append(
-                f"ip prefix-list {TOR_V4}-65001:1-ipv4-community-prefixes seq {number + 1} permit {_prefix(number)}"
-            )
-        lines += [f"ip prefix-list {TOR_V4}-allowed-ipv4 seq 100000 deny any"]
-        lines += [f"route-map {TOR_V4}-in deny 20", "exit", f"route-map {TOR_V4}-out permit 1"]
-        lines += [f" match ip address prefix-list {TOR_V4}-65001:1-ipv4-community-prefixes"]
-        lines += [" set community 65001:1 additive", " on-match next", "exit", f"route-map {TOR_V4}-out permit 2"]
-        lines += [f" match ip address prefix-list {TOR_V4}-allowed-ipv4", "exit"]
+        """As MetalLB 0.13 to 0.16 write it for one neighbour and one community: each prefix in the list of the community,
+        in the list of what the neighbour may get, and as a network; all sorted as text, and the lists' entries numbered
+        one after the other. So a prefix that comes between others gives all after it another number.
+        """
+        prefixes = sorted(_prefix(number) for number in self._numbers)
+        of_community, allowed = f"{TOR_V4}-65001:1-ip-community-prefixes", f"{TOR_V4}-allowed-ip"
+        lines = ["frr defaults traditional", "service integrated-vtysh-config", "ip nht resolve-via-default"]
+        lines += ["ipv6 nht resolve-via-default", f"route-map {TOR_V4}-in deny 20", "exit"]
+        for name in (of_community, f"{allowed}v4"):
+            lines += [f"ip prefix-list {name} seq {at} permit {prefix}" for at, prefix in enumerate(prefixes, start=1)]
+        if not prefixes:
+            lines.append(f"ip prefix-list {allowed}v4 seq 1 deny any")
+        lines.append(f"ipv6 prefix-list {allowed}v6 seq 1 deny any")
+        lines += [f"route-map {TOR_V4}-out permit 1", f" match ip address prefix-list {of_community}"]
+        lines += [" set community 65001:1 additive", " on-match next", "exit"]
+        for number, (family, version) in enumerate((("ip", "v4"), ("ipv6", "v6")), start=2):
+            lines += [f"route-map {TOR_V4}-out permit {number}"]
+            lines += [f" match {family} address prefix-list {allowed}{version}", "exit"]
         lines += [f"router bgp {HOSTS_ASN}", " no bgp ebgp-requires-policy", " no bgp network import-check"]
+        lines += [" no bgp default ipv4-unicast", " bgp graceful-restart preserve-fw-state"]
         lines += [f" neighbor {TOR_V4} remote-as {TOR_ASN}", f" neighbor {TOR_V4} timers connect 1"]
-        lines += [" address-family ipv4 unicast"]
-        lines += [f"  network {_prefix(number)}" for number in sorted(self._numbers)]
-        lines += [f"  neighbor {TOR_V4} route-map {TOR_V4}-in in", f"  neighbor {TOR_V4} route-map {TOR_V4}-out out"]
+        lines += [" address-family ipv4 unicast", f"  neighbor {TOR_V4} activate"]
+        lines += [f"  neighbor {TOR_V4} route-map {TOR_V4}-{way} {way}" for way in ("in", "out")]
+        lines += [f"  network {prefix}" for prefix in prefixes]
         return "\n".join([*lines, " exit-address-family", "exit", ""])
 
 
