@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from hostagent.agent.claims import Claims
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.agent.guarding import Guarding
-from hostagent.agent.interfaces import Settling, segments_of
+from hostagent.agent.interfaces import READDRESSED_S, Settling, segments_of
 from hostagent.agent.wire import Wire
 from hostagent.core.candidates import Placement
 from hostagent.core.hosts import RETRY_S
@@ -109,12 +109,23 @@ class Announcer:
         self._left_s = {address.ip: address.left_s for address in held}
         for vip in self.ownership.held.keys() | on.keys():
             self.ownership.held_is(vip, on.get(vip))
-        return self._settling.settle(links, now())
+        return self._settled(links)
 
     @property
     def must_look(self) -> bool:
         """An interface lacks what it had a moment ago."""
-        return self._settling.pending
+        return bool(self._settling.lacking)
+
+    def _settled(self, links: Iterable[Link]) -> tuple[Segment, ...]:
+        before = self._settling.lacking
+        segments = self._settling.settle(links, now())
+        for name in sorted(self._settling.lacking - before):
+            say(
+                "interface.readdressed",
+                f"{name} has carrier and lost own addresses: VIPs stay if they return within {READDRESSED_S:g} s",
+                interface=name,
+            )
+        return segments
 
     async def adopt(self) -> None:
         """Keep alive what an earlier life of the agent left on the interfaces, until it is known what to do with it.

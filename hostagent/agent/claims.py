@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hostagent.agent.clock import now
 from hostagent.agent.cluster import Cluster
 from hostagent.core.candidates import Candidate
+from hostagent.core.hosts import REFUTE_S
 from hostagent.core.ownership import Ownership
 from hostagent.edges.kube.lease_objects import INTERFACE, MAC, SERVICES
 from hostagent.edges.kube.leases import Leases
@@ -98,7 +99,8 @@ class Claims:
         if outcome is Write.WON:
             self.suspected += 1
             warn(
-                "host.suspected", f"{act.node} does not answer for its VIPs on the segment: it shall say that it lives"
+                "host.suspected",
+                f"{act.node} does not answer for its VIPs on the segment: it has {REFUTE_S:g} s to say that it lives",
             )
         self._wake()
 

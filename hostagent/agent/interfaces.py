@@ -40,9 +40,9 @@ class Settling:
         self._lacking_since: dict[InterfaceName, Instant] = {}
 
     @property
-    def pending(self) -> bool:
-        """Something is gone that others still count on: look again."""
-        return bool(self._lacking_since)
+    def lacking(self) -> frozenset[InterfaceName]:
+        """Where something is gone that others still count on: look again."""
+        return frozenset(self._lacking_since)
 
     def settle(self, links: Iterable[Link], now: Instant) -> tuple[Segment, ...]:
         """The interfaces as others may count on them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from hostagent.core.hosts import Hosts
 from hostagent.core.vip import Vip
@@ -26,10 +26,10 @@ def refusal(vip: IP, known: Vip | None, node: NodeName, *, me: NodeName, hosts: 
     return "" if hosts.fit(node, now) else f"{node} is draining"
 
 
-def plan(vips: Mapping[IP, Vip], *, hosts: Hosts, now: Instant) -> tuple[Move, ...]:
+def plan(vips: Iterable[tuple[IP, Vip]], *, hosts: Hosts, now: Instant) -> tuple[Move, ...]:
     """The moves after which each VIP is on its best-ranked living candidate."""
     moves = []
-    for vip, known in vips.items():
+    for vip, known in vips:
         ranked = known.ranking.ranked if known.ranking else ()
         best = next((c.node for c in ranked if hosts.fit(c.node, now)), None)
         if known.holder is not None and best is not None and best != known.holder:

@@ -19,6 +19,7 @@ from hostagent.core.reach import Reach
 from hostagent.core.situation import CARRIER_S, CATCH_UP_S, Situation
 from hostagent.core.view import Probed, Verdict
 from hostagent.core.vip import RECONFIRM_S, Vip
+from hostagent.core.vips import Vips
 from hostagent.core.watching import Watching
 from hostagent.model.names import IP, Instant, InterfaceName, Mac, NodeName
 from hostagent.model.ownership import (
@@ -58,13 +59,7 @@ class Ownership:
     hosts: Hosts = field(init=False)
     _watching: Watching = field(init=False)
     _reach: Reach = field(init=False)
-    _vips: dict[IP, Vip] = field(default_factory=dict)
-    _held: dict[IP, InterfaceName] = field(default_factory=dict)
-    _claims: dict[IP, Claim] = field(default_factory=dict)
-    _claimed: dict[NodeName, dict[IP, None]] = field(default_factory=dict)
-    """The VIPs that claims give to each host, in the order in which they came."""
-    _replaced: dict[NodeName, dict[IP, Instant]] = field(default_factory=dict)
-    """What this host took from silent hosts, and when it learnt so."""
+    _vips: Vips = field(init=False)
     _agenda: Agenda = field(default_factory=Agenda)
     _turned_at: Instant | None = None
     _doubt_until: Instant | None = None
@@ -79,6 +74,7 @@ class Ownership:
 
     def __post_init__(self) -> None:
         self.hosts = Hosts(me=self.me, duration_s=self.duration_s, renew_s=self.renew_s)
+        self._vips = Vips(me=self.me)
         self._watching = Watching(me=self.me, hosts=self.hosts)
         self._reach = Reach(policy=self.on_api_loss, duration_s=self.duration_s)
 
@@ -122,7 +118,7 @@ class Ownership:
             self._agenda.touch(self._vips)
             self._watch_anew = True
         if self.hosts.suspected(node) != was_suspected:
-            self._agenda.touch(self._claimed.get(node, ()))
+            self._agenda.touch(self._vips.claimed.get(node, ()))
             self._watch_anew = True
             if was_suspected:
                 self._watching.refuted(node, now)
@@ -140,7 +136,7 @@ class Ownership:
             self._watch_anew = True
         else:
             self._watching.refuted(node, now)
-        self._agenda.touch(self._claimed.get(node, ()))
+        self._agenda.touch(self._vips.claimed.get(node, ()))
 
     def session_read_failed(self, node: NodeName, now: Instant) -> None:
         """The API did not say whether a suspected host has refuted."""
@@ -163,29 +159,14 @@ class Ownership:
     def claim_seen(self, vip: IP, claim: Claim | None, now: Instant) -> None:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
         self.lease_stream_alive(now)
-        known = self._vip(vip)
-        before = known.holder
-        if not known.claim_seen(claim, now):
-            return
-        if claim is not None:
-            self._claims[vip] = claim
-        else:
-            self._claims.pop(vip, None)
-        if before != known.holder:
-            if before is not None:
-                self._claimed.get(before, {}).pop(vip, None)
-            if known.holder is not None:
-                self._claimed.setdefault(known.holder, {})[vip] = None
-            for vips in self._replaced.values():
-                vips.pop(vip, None)
-            if claim is not None and claim.replaced is not None and known.holder == self.me:
-                self._replaced.setdefault(claim.replaced, {})[vip] = now
-            self._watch_anew = True
-        self._agenda.touch((vip,))
+        before = self._vips.of(vip).holder
+        if self._vips.claim_is(vip, claim, now):
+            self._watch_anew |= self._vips.of(vip).holder != before
+            self._agenda.touch((vip,))
 
     def claim_read(self, vip: IP, *, ok: bool, now: Instant) -> None:
         """The API was asked who holds the VIP; what it said came by `claim_seen` before this."""
-        known = self._vip(vip)
+        known = self._vips.of(vip)
         known.reading = False
         if ok and known.holder == self.me:
             known.confirmed()
@@ -195,7 +176,7 @@ class Ownership:
 
     def ranking_is(self, vip: IP, ranking: Ranking | None) -> None:
         """Who may answer for the VIP now; None when no Service uses it any more."""
-        known = self._vip(vip)
+        known = self._vips.of(vip)
         if known.ranking != ranking:
             known.ranking = ranking
             self._agenda.touch((vip,))
@@ -205,20 +186,12 @@ class Ownership:
 
     def held_is(self, vip: IP, interface: InterfaceName | None) -> None:
         """On which interface of this host the address is (None: on none), as the kernel says."""
-        known = self._vip(vip)
-        if known.held_on != interface:
-            known.held_on = interface
-            if interface is not None:
-                self._held[vip] = interface
-            else:
-                del self._held[vip]
+        if self._vips.held_is(vip, interface):
             self._agenda.touch((vip,))
 
     def lapsed(self, vip: IP) -> None:
         """The kernel ended the address by its lifetime: this agent, or the one before it, had stopped turning."""
-        known = self._vip(vip)
-        known.held_on, known.lapsed, known.arbitrated = None, True, False
-        self._held.pop(vip, None)
+        self._vips.lapsed(vip)
         self._agenda.touch((vip,))
 
     def carrier_is(self, interface: InterfaceName, *, up: bool, now: Instant) -> None:
@@ -231,7 +204,7 @@ class Ownership:
         if not up:
             self._down_since[interface] = now
         elif now - self._down_since.pop(interface) >= CARRIER_S:
-            for known in self._vips.values():  # others may have taken what went with the interface
+            for known in self._vips.records():  # others may have taken what went with the interface
                 known.let_go |= known.holder == self.me and known.held_on is None
         self._agenda.touch(self._vips)
 
@@ -245,8 +218,8 @@ class Ownership:
             self._agenda.touch((vip,))
         guard = self._watching.guards.get(vip)
         if guard is not None and guard.holder == by and known.holder == self.me:  # it is back, with all that it had
-            for each in self._replaced.get(guard.holder, ()):
-                self._vips[each].rival_is(mac, by, me=self.me, now=now)
+            for each in self._vips.replaced.get(guard.holder, ()):
+                self._vips.of(each).rival_is(mac, by, me=self.me, now=now)
                 self._agenda.touch((each,))
 
     def watch_found(self, vip: IP, *, silent: bool, now: Instant) -> None:
@@ -256,14 +229,14 @@ class Ownership:
             return  # this host cannot hear it
         holder = self._watching.found(vip, silent=silent, now=now)
         if holder is not None and self._reach.alone(now):
-            self._agenda.touch(self._claimed.get(holder, ()))
+            self._agenda.touch(self._vips.claimed.get(holder, ()))
 
     def probed(self, vip: IP, by: Mac | None, now: Instant, witnesses: int = 0) -> None:
         """A probe has ended: answered by this MAC, or by nobody; so many of the witnesses answered.
 
         It counts from when it was asked for: a host that hung meanwhile heard nothing of what came later.
         """
-        known = self._vip(vip)
+        known = self._vips.of(vip)
         known.probing = False
         known.probed = Probed(
             at=now if known.probe_at is None else known.probe_at,
@@ -274,7 +247,7 @@ class Ownership:
 
     def probe_failed(self, vip: IP, now: Instant) -> None:
         """The probe could not be sent: it says nothing, so it is asked for again."""
-        known = self._vip(vip)
+        known = self._vips.of(vip)
         known.probing = False
         self._again(vip, known, Instant(now + RETRY_S))
 
@@ -282,7 +255,7 @@ class Ownership:
 
     def wrote(self, vip: IP, outcome: Write, now: Instant) -> None:
         """A claim write or deletion has ended. What it left in the API is told by `claim_seen`, before this."""
-        known = self._vip(vip)
+        known = self._vips.of(vip)
         known.writing = False
         if outcome is Write.WON:
             # What is known of the claim is as fresh as the question; a reply may have waited for an agent that hung.
@@ -310,13 +283,13 @@ class Ownership:
 
     def plan(self, now: Instant) -> tuple[Move, ...]:
         """The moves after which each VIP is on its best-ranked living candidate."""
-        return plan(self._vips, hosts=self.hosts, now=now)
+        return plan(self._vips.items(), hosts=self.hosts, now=now)
 
     def rebalance(self, now: Instant) -> tuple[Move, ...]:
         """Hand over those of this host's VIPs that are better placed elsewhere. Returns these moves."""
         mine = tuple(move for move in self.plan(now) if move.holder == self.me)
         for move in mine:
-            self._vips[move.vip].asked = move.to
+            self._vips.of(move.vip).asked = move.to
             self._agenda.touch((move.vip,))
         return mine
 
@@ -344,7 +317,7 @@ class Ownership:
         for vip in self._agenda.take(now):
             known = self._vips.get(vip)
             if known is None or known.forgettable:
-                self._vips.pop(vip, None)
+                self._vips.forget(vip)
                 continue
             judged = self._judge(vip, known, situation)
             acts += judged
@@ -393,18 +366,18 @@ class Ownership:
     @property
     def held(self) -> Mapping[IP, InterfaceName]:
         """The addresses that are on this host's interfaces: now, and not as they were when it was asked."""
-        return self._held
+        return self._vips.held
 
     @property
     def claims(self) -> Mapping[IP, Claim]:
         """All claims there are now."""
-        return self._claims
+        return self._vips.claims
 
     @property
     def stopped(self) -> bool:
         """Nothing is left that names this host or that it holds."""
         return self.stopping and not any(
-            known.held_on is not None or known.writing or known.holder == self.me for known in self._vips.values()
+            known.held_on is not None or known.writing or known.holder == self.me for known in self._vips.records()
         )
 
     def ranking(self, vip: IP) -> Ranking | None:
@@ -435,7 +408,7 @@ class Ownership:
             self._agenda.touch(vip for vip, known in self._vips.items() if known.held_on is not None)
         if self._watch_anew:
             self._watch_anew = False
-            self._watching.choose(self._claimed, self.ranking, taken=self._replaced, alone=alone, now=now)
+            self._watching.choose(self._vips.claimed, self.ranking, taken=self._vips.replaced, alone=alone, now=now)
 
     def _situation(self, now: Instant) -> Situation:
         return Situation(
@@ -497,9 +470,3 @@ class Ownership:
     def _again(self, vip: IP, known: Vip, at: Instant) -> None:
         known.not_before = at
         self._agenda.wake(vip, at)
-
-    def _vip(self, vip: IP) -> Vip:
-        known = self._vips.get(vip)
-        if known is None:
-            known = self._vips[vip] = Vip()
-        return known

@@ -125,9 +125,10 @@ class Reload:
         self.host.write_file("/etc/frr/frr.conf", self._text(), mode=0o644)
 
     def _text(self) -> str:
-        """As MetalLB 0.13 to 0.16 write it for one neighbour and one community: each prefix in the list of the community,
-        in the list of what the neighbour may get, and as a network; all sorted as text, and the lists' entries numbered
-        one after the other. So a prefix that comes between others gives all after it another number.
+        """As MetalLB writes it for one neighbour and one community (internal/bgp/frr/templates, since 0.13.11): each
+        prefix in the list of the community, in the list of what the neighbour may get, and as a network; all sorted as
+        text, and the lists' entries numbered one after the other. So a prefix that comes between others gives all
+        after it another number.
         """
         prefixes = sorted(_prefix(number) for number in self._numbers)
         of_community, allowed = f"{TOR_V4}-65001:1-ip-community-prefixes", f"{TOR_V4}-allowed-ip"

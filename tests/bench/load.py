@@ -174,13 +174,19 @@ async def _delete(kubeconfig: Path, namespace: str, count: int) -> Named:
     async def act(api: Api) -> Named:
         path = f"/api/v1/namespaces/{namespace}/services"
         await _each(count, lambda n: _tried(api, "DELETE", f"{path}/{_name(n)}", None))
-        slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        async with asyncio.timeout(GIVE_UP_S):
-            while json.loads(await api.request("GET", slices, query={"limit": "1"}, timeout_s=60.0))["items"]:
-                await asyncio.sleep(0.5)
+        await _gone(api, f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices")
         return {"deleted": count}
 
     return await _with_api(kubeconfig, act)
+
+
+async def _gone(api: Api, path: str) -> None:
+    """Raises TimeoutError when there are objects after so long."""
+    give_up_at = time.monotonic() + GIVE_UP_S
+    while json.loads(await api.request("GET", path, query={"limit": "1"}, timeout_s=60.0))["items"]:
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"{path} are not gone after {GIVE_UP_S:g} s")
+        await asyncio.sleep(0.5)
 
 
 def _name(number: int) -> str:

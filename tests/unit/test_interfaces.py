@@ -22,7 +22,7 @@ def told(settling: Settling, link: Link | None, at: float) -> tuple[str, ...]:
 
 
 def looks_again(settling: Settling) -> bool:
-    return settling.pending
+    return bool(settling.lacking)
 
 
 def test_addresses_that_are_back_in_a_moment_are_never_missed() -> None:
