@@ -109,6 +109,8 @@ class Plan:
         self._combined: Counter[frozenset[str]] = Counter()
         """How many prefixes have each combination."""
         self._memo: dict[frozenset[str], tuple[AttributeClass, tuple[tuple[str, str], ...]]] = {}
+        self._one: dict[AttributeClass, AttributeClass] = {}
+        """Each class as the one object that stands for it, whichever advertisements say it."""
         self._by_name = {ad.name: ad for ad in self._ads}
         self._hearers = {ad.name: self._reached(AttributeClass((ad.grant,))) for ad in self._ads}
         """The peers of this host that each advertisement reaches."""
@@ -311,7 +313,8 @@ class Plan:
                     message = f"{what[0]} {what[1]} contradicts {what[2]} of BGPAdvertisement {other}, which applies"
                     left_out.append((name, message))
             grants = {self._leave(self._by_name[name], grant) for name, grant in taken.items()}
-            found = self._memo[names] = (AttributeClass(tuple(sorted(grants))), tuple(left_out))
+            of = AttributeClass(tuple(sorted(grants)))
+            found = self._memo[names] = (self._one.setdefault(of, of), tuple(left_out))
         return found
 
     def _leave(self, ad: BgpAdvertisement, grant: Grant) -> Grant:

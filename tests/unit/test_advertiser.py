@@ -198,6 +198,25 @@ def test_another_class_changes_the_route_and_withdraws_nothing() -> None:
     asyncio.run(main())
 
 
+def test_two_advertisements_that_say_the_same_keep_the_prefixes_of_both() -> None:
+    """One class, and no prefix of it is taken for one that nobody asks for."""
+
+    async def main() -> None:
+        host = Host(Daemon())
+        only = {name: an_ad(name, service_selectors=(label_is("only", name),)) for name in ("a", "b")}
+        host.configure(BgpConfig(peers=(a_peer(),), advertisements=tuple(only.values())))
+        host.apply(plain("a", A, labels={"only": "a"}), plain("b", B, labels={"only": "b"}))
+        for _ in range(3):
+            await host.turn()
+            host.advertiser.nudge()
+
+        assert host.daemon.routes.keys() == {net(A), net(B)}
+        assert len(set(host.daemon.routes.values())) == 1
+        assert host.daemon.withdrawn == []
+
+    asyncio.run(main())
+
+
 def test_nothing_is_announced_that_the_guard_does_not_cover() -> None:
     async def main() -> None:
         host = Host(Daemon())
