@@ -77,6 +77,8 @@ def _show_address(out: Any, address: dict[str, Any]) -> None:
         out.print(Text(f"advertised as {each['prefix']} by {each['node']} to {each['peer']}{attributes}"))
     for node, why in address["not_advertised"].items():
         out.print(Text(f"not advertised by {node}: {why}", style="dim"))
+    for text in address["set_aside"]:
+        out.print(Text(f"set aside: {text}", style="yellow"))
     if address["last_move"]:
         out.print(f"last move: {address['last_move']} (moves: {address['moves']})")
     if address["conflict"]:

@@ -261,3 +261,5 @@ def _show_routes(out: Console, result: Result) -> None:
                 out.print(Text(f"route    {each.prefix} from {each.node} to {each.peer}{_attributes(each)}"))
             for node, why in account.not_advertised.items():
                 out.print(Text(f"no route {account.address} from {node}: {why}", style="dim"))
+            for text in account.set_aside:
+                out.print(Text(f"no route by {text}", style="yellow"))

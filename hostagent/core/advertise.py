@@ -239,21 +239,25 @@ class Plan:
         if pool is None:
             return WhyNot.NO_POOL
         asked: dict[Network, frozenset[str]] = {}
+        by_service: dict[ServiceKey, list[tuple[Network, BgpAdvertisement]]] = {}
         why = WhyNot.NO_ADVERTISEMENT
         for use in uses:
             mine = self._ads_for(pool.name, use)
             if isinstance(mine, WhyNot):
                 why = mine
                 continue
-            heard: frozenset[str] = frozenset()
+            by_service[use.service.key] = said = []
             for ad in mine:
                 length = ad.aggregation_length if vip.version == 4 else ad.aggregation_length_v6
                 prefix: Network = ip_network((vip, length), strict=False)
                 asked[prefix] = asked.get(prefix, frozenset()) | {ad.name}
-                heard |= self._hearers[ad.name]
-            self._heard.setdefault(use.service.key, {})[vip] = heard
-            self._services[vip] = (*self._services.get(vip, ()), use.service.key)
-            self.heard_changed.add(use.service.key)
+                said.append((prefix, ad))
+        left_out = {(prefix, name) for prefix, names in asked.items() for name, _ in self._class_of(names)[1]}
+        for key, said in by_service.items():
+            counted = [self._hearers[ad.name] for prefix, ad in said if (prefix, ad.name) not in left_out]
+            self._heard.setdefault(key, {})[vip] = frozenset().union(*counted)
+            self.heard_changed.add(key)
+        self._services[vip] = tuple(by_service)
         return asked or why
 
     def _ads_for(self, pool: str, use: Use) -> list[BgpAdvertisement] | WhyNot:

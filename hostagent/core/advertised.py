@@ -44,6 +44,8 @@ class Routes:
     advertised: Mapping[IP, tuple[Advertised, ...]]
     excluded: Mapping[IP, Mapping[NodeName, WhyNot]]
     """Nodes that do not, and why."""
+    set_aside: Mapping[IP, tuple[str, ...]]
+    """Advertisements that do not count for an address on some node, as they contradict others; in sentences."""
 
     def of(self, vip: IP) -> tuple[Advertised, ...]:
         return self.advertised.get(vip, ())
@@ -67,6 +69,7 @@ def routes(
     """
     advertised: dict[IP, list[Advertised]] = {}
     excluded: dict[IP, dict[NodeName, WhyNot]] = {}
+    set_aside: dict[IP, dict[str, None]] = {}
     for name in sorted(nodes) if config.bgp.advertisements else ():
         if name not in alive:
             continue
@@ -86,7 +89,15 @@ def routes(
                     advertised.setdefault(vip, []).append(told)
         for vip, why in plan.excluded.items():
             excluded.setdefault(vip, {})[name] = why
-    return Routes(advertised={vip: tuple(each) for vip, each in advertised.items()}, excluded=excluded)
+        for left_out in plan.set_aside:
+            text = f"BGPAdvertisement {left_out.advertisement} for {left_out.prefix}: {left_out.message}"
+            for vip in plan.vips_of(left_out.prefix):
+                set_aside.setdefault(vip, {})[text] = None
+    return Routes(
+        advertised={vip: tuple(each) for vip, each in advertised.items()},
+        excluded=excluded,
+        set_aside={vip: tuple(each) for vip, each in set_aside.items()},
+    )
 
 
 def to_document(each: Advertised) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class AddressAccount:
     """Over BGP: by whom, to whom, with which attributes."""
     not_advertised: Mapping[NodeName, str] = field(default_factory=dict)
     """Nodes that do not, and why; empty where nothing is advertised over BGP at all."""
+    set_aside: tuple[str, ...] = ()
+    """BGPAdvertisements that do not count for it, as they contradict others; in sentences."""
 
     @property
     def announced(self) -> bool:
@@ -121,6 +123,7 @@ def to_document(account: AddressAccount) -> dict[str, Any]:
         ],
         "advertised": [advertised_document(each) for each in account.advertised],
         "not_advertised": dict(account.not_advertised),
+        "set_aside": list(account.set_aside),
         "change": list(account.changes),
     }
 
@@ -162,6 +165,7 @@ def account_for(
         nodes=tuple(_nodes(together, alone, service)),
         advertised=routes.of(address),
         not_advertised=routes.why_not(address),
+        set_aside=routes.set_aside.get(address, ()),
     )
 
 

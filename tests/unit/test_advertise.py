@@ -172,6 +172,17 @@ def test_what_contradicts_is_set_aside_with_its_reason(one: Grant, two: Grant) -
     assert plan.contradictions == ()
 
 
+def test_who_hears_only_of_what_is_set_aside_does_not_hear() -> None:
+    """Also what is told of the Service says so; what others hear stays."""
+    first = an_ad("a", grant=a_grant("tor1", local_pref=1))
+    second = an_ad("b", grant=a_grant(local_pref=2))
+
+    plan = judged(a_plan(first, second))
+
+    assert plan.prefixes[PREFIX].toward("tor2") is None
+    assert plan.heard_by == {a_key("web"): ("tor1",)}
+
+
 def test_different_peers_may_hear_different_things() -> None:
     plan = judged(
         a_plan(an_ad("a", grant=a_grant("tor1", local_pref=1)), an_ad("b", grant=a_grant("tor2", local_pref=2)))

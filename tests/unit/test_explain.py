@@ -15,7 +15,7 @@ from hostagent.model.names import NodeName
 from tests.unit.builders import a_config, a_node, a_pool, a_service, a_session, an_advertisement, serving_on
 
 VIP = ip_address("198.51.100.64")
-NO_ROUTES = Routes(advertised={}, excluded={})
+NO_ROUTES = Routes(advertised={}, excluded={}, set_aside={})
 POOL = a_pool("pool", "198.51.100.64/30")
 
 

@@ -31,6 +31,7 @@ ADDRESS: dict[str, Any] = {
     "conflict": None,
     "advertised": [],
     "not_advertised": {},
+    "set_aside": [],
     "nodes": [
         {"node": "h1", "rank": 1, "weight": 0, "interface": "eth0", "reason": None, "why": "candidate", "change": None},
         {
@@ -75,6 +76,12 @@ def test_an_account_names_address_holder_and_each_node(tmp_path: Path) -> None:
         "being drained",
     ):
         assert words in result.output
+
+
+def test_an_advertisement_that_is_set_aside_is_told(tmp_path: Path) -> None:
+    of = "BGPAdvertisement b for 198.51.100.64/32: spec.localPref 2 contradicts 1 of BGPAdvertisement a, which applies"
+    result = asked(tmp_path, {**ACCOUNT, "addresses": [{**ADDRESS, "set_aside": [of]}]})
+    assert f"set aside: {of}" in result.output
 
 
 def test_json_is_what_the_agent_says(tmp_path: Path) -> None:

@@ -298,6 +298,15 @@ def test_over_bgp_a_node_that_does_not_advertise_says_why() -> None:
     assert "Local" in address(told)["not_advertised"]["h2"]
 
 
+def test_over_bgp_an_advertisement_that_contradicts_another_is_set_aside_for_the_address() -> None:
+    some = {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}
+    told = played([*BGP, custom("BGPAdvertisement", "more", localPref=100, serviceSelectors=[some]), *WEB])
+    assert {each["local_pref"] for each in address(told)["advertised"]} == {200}
+    (said,) = address(told)["set_aside"]
+    assert "BGPAdvertisement more for 198.51.100.64/32" in said
+    assert "100 contradicts 200 of BGPAdvertisement ad" in said
+
+
 def test_over_bgp_a_drained_node_withdraws() -> None:
     told = played([*BGP, *WEB], "--drain", "h1")
     assert [node for node, _, _ in routes(told)] == ["h2"]
