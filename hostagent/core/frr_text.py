@@ -217,7 +217,8 @@ def _router(
     if any(peer.graceful_restart for peer in peers):
         yield (header,), "bgp graceful-restart preserve-fw-state"
     for peer in peers:
-        yield from _within((header,), (f"neighbor {peer.neighbor} {each}" for each in _neighbor(peer)))
+        told = _neighbor(peer, hops=_hops(peer, wanted.profiles))
+        yield from _within((header,), (f"neighbor {peer.neighbor} {each}" for each in told))
     for family, ip_version in ((V4, 4), (V6, 6)):
         mine = [peer for peer in peers if ip_version in peer.versions]
         if any(carries(peer, version) for peer in mine):
@@ -233,7 +234,14 @@ def _redistribute(table: int, version: tuple[int, int], ip_version: int) -> str:
     return f"redistribute {'kernel' if ip_version == 6 else f'table {table}'} route-map {CLASS}"
 
 
-def _neighbor(peer: Peer) -> Iterator[str]:
+def _hops(peer: Peer, profiles: Iterable[BfdProfile]) -> int:
+    """How many hops away a peer may be. By this number bgpd tells bfdd the lowest TTL to take, 256 minus it, and the
+    profile's own counts no more (FRR 8.4 and 10.3).
+    """
+    return 256 - next((each.minimum_ttl or 1 for each in profiles if each.name == peer.bfd_profile), 1)
+
+
+def _neighbor(peer: Peer, *, hops: int) -> Iterator[str]:
     remote = peer.dynamic_asn or str(peer.peer_asn)
     yield f"interface remote-as {remote}" if peer.interface else f"remote-as {remote}"
     if peer.local_asn and peer.local_asn != peer.my_asn:
@@ -248,7 +256,7 @@ def _neighbor(peer: Peer) -> Iterator[str]:
     if peer.port != 179:
         yield f"port {peer.port}"
     if peer.ebgp_multi_hop:
-        yield "ebgp-multihop 255"
+        yield f"ebgp-multihop {hops}"
     elif peer.address is not None and peer.address.version == 6 and not peer.internal:
         yield "disable-connected-check"  # hosts with /128 addresses have no subnet to compare with
     if peer.source_address is not None:

@@ -183,6 +183,11 @@ class BirdRouterHost:
     def established(self, name: str) -> bool:
         return "Established" in self.say("show", "protocols", name)
 
+    def hold_timer(self, name: str) -> str:
+        """What is left, and of what: `164.2/180`."""
+        found = re.search(r"Hold timer:\s+(\S+)", self.say("show", "protocols", "all", name))
+        return found[1] if found else ""
+
     def path(self, prefix: str, name: str) -> dict[str, str]:
         """Waits for the prefix from this protocol; attribute names as BIRD prints them (BGP.local_pref)."""
         text = until(lambda: self._shown(prefix, name), f"{prefix} of {name} at BIRD")
@@ -205,6 +210,23 @@ class BirdRouterHost:
         self.host.run(["systemctl", "enable", "--quiet", "bird"])
         self.host.run(["systemctl", "restart", "bird"])
         until(lambda: self.host.run(["birdc", "-r", "show", "status"], check=False).returncode == 0, "BIRD answers")
+
+
+@contextmanager
+def counting(host: Host, packets: str) -> Iterator[Callable[[], int]]:
+    """How many have come in that match this expression of nftables, while the block runs."""
+    chain = f"chain in {{\n type filter hook prerouting priority -350\n {packets} counter\n }}"
+    host.run(["nft", "-f", "-"], stdin=f"table inet probe {{\n{chain}\n}}\n")
+
+    def count() -> int:
+        listed = json.loads(host.run(["nft", "--json", "list", "table", "inet", "probe"]).stdout)["nftables"]
+        (rule,) = [each["rule"] for each in listed if "rule" in each]
+        return int(next(part["counter"]["packets"] for part in rule["expr"] if "counter" in part))
+
+    try:
+        yield count
+    finally:
+        host.run(["nft", "delete", "table", "inet", "probe"])
 
 
 @dataclass(slots=True)

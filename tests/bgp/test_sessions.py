@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -24,6 +25,7 @@ from tests.bgp.routers import (
     BirdRouterHost,
     FrrRouterHost,
     Neighbour,
+    counting,
     until,
     vtysh,
 )
@@ -38,7 +40,7 @@ def a_peer(name: str = "tor", address: str | None = TOR_V4, **fields: object) ->
     return Peer(name=name, address=ip_address(address) if address else None, **given)  # type: ignore[arg-type]
 
 
-BIRD_PEER = a_peer("tor2", TOR2_V4, peer_asn=HOSTS_ASN, port=BIRD_PORT, dual_stack=True)
+BIRD_PEER = a_peer("tor2", TOR2_V4, peer_asn=None, dynamic_asn="internal", port=BIRD_PORT, dual_stack=True)
 
 
 def one(*grants: Grant) -> AttributeClass:
@@ -94,7 +96,7 @@ def test_a_session_between_loopbacks_with_all_that_can_be_set(
         ebgp_multi_hop=True,
         source_address=ip_address(loopback),
         hold_time_s=9,
-        keepalive_time_s=3,
+        keepalive_time_s=1,
         router_id="192.0.2.77",
         graceful_restart=True,
         bfd=True,
@@ -111,9 +113,10 @@ def test_a_session_between_loopbacks_with_all_that_can_be_set(
     said = tor.neighbour(loopback)
     assert said["remoteRouterId"] == "192.0.2.77"
     assert said["bgpTimerHoldTimeMsecs"] == 9000
-    assert said["bgpTimerKeepAliveIntervalMsecs"] == 3000
     assert said["hostForeign"] == loopback
     assert said["gracefulRestartInfo"]["remoteGrMode"] == "Restart"
+    alive = said["messageStats"]["keepalivesRecv"]  # a third of the hold time would be three in as many seconds
+    until(lambda: tor.neighbour(loopback)["messageStats"]["keepalivesRecv"] >= alive + 5, "one each second", 9)
     bfd = until(lambda: tor.bfd(loopback) if tor.bfd(loopback).get("status") == "up" else None, "BFD with the host")
     assert bfd is not None
     assert (bfd["remote-receive-interval"], bfd["remote-transmit-interval"]) == (150, 120)
@@ -124,6 +127,70 @@ def test_a_session_between_loopbacks_with_all_that_can_be_set(
     speaker.peer_with(replace(peer, password=Secret("wrong")), profiles=(profile,))
     until(lambda: not tor.established(loopback), "no session with a wrong password")
     assert PASSWORD not in speaker.host.journal_text()
+
+
+def test_a_session_that_is_refused_is_tried_again_after_the_connect_time(
+    speaker: Speaker, tor: FrrRouterHost, neighbours: Neighbours
+) -> None:
+    at, nobodys_port = neighbours[speaker.host.name].v4, 1180
+    said = ("configure terminal", f"router bgp {TOR_ASN}")
+    vtysh(tor.host, *said, f"neighbor {at} shutdown")  # or it begins itself
+    try:
+        with counting(tor.host, f"ip saddr {at} tcp dport {nobodys_port} tcp flags & (syn | ack) == syn") as attempts:
+            speaker.peer_with(a_peer(port=nobodys_port, connect_time_s=2))
+            until(lambda: attempts() >= 1, "the first attempt")
+            began = time.monotonic()
+            until(lambda: attempts() >= 4, "three more", 30)  # FRR's own time is 120 s
+            assert time.monotonic() - began >= 5
+    finally:
+        vtysh(tor.host, *said, f"no neighbor {at} shutdown")
+
+
+def test_a_bfd_profile_as_the_router_sees_it(speaker: Speaker, tor: FrrRouterHost, neighbours: Neighbours) -> None:
+    """Echoes, and who begins."""
+    at = neighbours[speaker.host.name].v4
+    said = ("configure terminal", f"router bgp {TOR_ASN}")
+    vtysh(tor.host, *said, f"no neighbor {at} bfd")
+    try:
+        passive = BfdProfile(name="passive", passive_mode=True)
+        with counting(tor.host, f"ip saddr {at} udp dport 3784") as control_packets:
+            speaker.peer_with(a_peer(bfd=True, bfd_profile="passive"), profiles=(passive,))
+            until(lambda: [each.bfd for each in speaker.states()] == ["down"], "BFD to be waiting")
+            time.sleep(4)  # who begins has sent four by then
+            assert control_packets() <= 2  # FRR sends one when it has made the session, and reads the profile later
+            vtysh(tor.host, *said, f"neighbor {at} bfd profile fast")
+            until(lambda: tor.bfd(at).get("status") == "up", "BFD, once the router has begun")
+            assert control_packets() > 2
+            until(lambda: tor.established(at), "a session")
+
+        echo = BfdProfile(name="echo", echo_mode=True, echo_interval_ms=40)
+        with counting(tor.host, "udp dport 3785") as echoes:
+            speaker.peer_with(a_peer(bfd=True, bfd_profile="echo"), profiles=(echo,))
+            until(lambda: tor.bfd(at).get("remote-echo-receive-interval") == 40, "the interval of echoes")
+            until(lambda: echoes() > 40, "echoes at the router")
+        assert tor.bfd(at)["status"] == "up"
+    finally:
+        vtysh(tor.host, *said, f"neighbor {at} bfd profile fast")
+
+
+def test_the_lowest_ttl_that_bfd_takes_from_afar(speaker: Speaker, tor: FrrRouterHost, neighbours: Neighbours) -> None:
+    """The router's packets arrive as if 155 other routers had passed them on."""
+    loopback = neighbours[speaker.host.name].loopback
+    peer = a_peer(
+        "loopback", TOR_LOOPBACK, local_asn=LOCAL_ASN, password=Secret(PASSWORD), ebgp_multi_hop=True,
+        source_address=ip_address(loopback), bfd=True, bfd_profile="far",
+    )  # fmt: skip
+    chain = "chain out {\n type route hook output priority mangle\n udp dport 4784 ip ttl set 100\n }"
+    tor.host.run(["nft", "-f", "-"], stdin=f"table ip afar {{\n{chain}\n}}\n")
+    try:
+        speaker.peer_with(peer, profiles=(BfdProfile(name="far", minimum_ttl=101),))
+        until(lambda: tor.established(loopback), "a session")
+        time.sleep(4)  # where all are taken, BFD is up by then
+        assert tor.bfd(loopback)["status"] != "up"
+        speaker.peer_with(peer, profiles=(BfdProfile(name="far", minimum_ttl=100),))
+        until(lambda: tor.bfd(loopback).get("status") == "up", "BFD with the host")
+    finally:
+        tor.host.run(["nft", "delete", "table", "ip", "afar"])
 
 
 def test_an_unnumbered_session(speaker: Speaker, tor: FrrRouterHost, neighbours: Neighbours) -> None:
@@ -138,7 +205,10 @@ def test_an_unnumbered_session(speaker: Speaker, tor: FrrRouterHost, neighbours:
 
 
 def test_ipv4_prefixes_over_an_ipv6_session(speaker: Speaker, tor: FrrRouterHost, neighbours: Neighbours) -> None:
+    """With a neighbour of whatever AS, but not of our own."""
     at = neighbours[speaker.host.name].v6
+    speaker.peer_with(a_peer("six", TOR_V6, dual_stack=True, peer_asn=None, dynamic_asn="internal"))
+    until(lambda: "Bad Peer AS" in tor.neighbour(at).get("lastNotificationReason", ""), "the wrong AS to be refused")
     speaker.peer_with(a_peer("six", TOR_V6, dual_stack=True, peer_asn=None, dynamic_asn="external"))
     speaker.announce([VIP, VIP6])
 
