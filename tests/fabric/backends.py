@@ -148,6 +148,7 @@ def service(
     ports: Sequence[int] = (PORT,),
     local: bool = False,
     annotations: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
     **spec: Any,
 ) -> Object:
     """A `type: LoadBalancer` Service without selector: endpoint_slices() says what is behind it.
@@ -157,7 +158,7 @@ def service(
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace, "annotations": annotations or {}},
+        "metadata": {"name": name, "namespace": namespace, "annotations": annotations or {}, "labels": labels or {}},
         "spec": {
             "type": "LoadBalancer",
             "allocateLoadBalancerNodePorts": False,

@@ -73,8 +73,9 @@ class Cluster:
     def advertise(self, *pools: str, name: str = "all", **spec: Any) -> None:
         self.configure("L2Advertisement", name, {**({"ipAddressPools": list(pools)} if pools else {}), **spec})
 
-    def configure(self, kind: str, name: str, spec: Object) -> None:
-        meta = {"name": name, "namespace": CONFIG}
+    def configure(self, kind: str, name: str, spec: Object, **more: Object) -> None:
+        """`more` are its labels and annotations."""
+        meta = {"name": name, "namespace": CONFIG, **more}
         self.lab.control_plane.apply({"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": meta, "spec": spec})
         if (kind, name) not in self._config:
             self._config.append((kind, name))

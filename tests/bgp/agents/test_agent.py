@@ -2,113 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 
 from hostagent.model.cluster import EXCLUDE_LABEL
+from tests.bgp.agents.announced import announced, errors_of, everybody, gateways, told
 from tests.bgp.playbook import run_role
 from tests.bgp.routers import (
     HOSTS_ASN,
     PASSWORD,
-    TOR,
     TOR_ASN,
-    TOR_V4,
     TOR_V6,
     FrrRouterHost,
     Neighbour,
-    enable_frr,
+    counting,
     frr_text,
-    load,
     until,
     vtysh,
     watching_routes,
 )
 from tests.fabric.admin import Session
 from tests.fabric.backends import endpoint_slices, patch_status, service
-from tests.fabric.base import FRR, TRIXIE, Disk
 from tests.fabric.client import url_of
 from tests.fabric.controlplane import ControlPlane
-from tests.fabric.deploy import deploy
 from tests.fabric.hosts import Host
-from tests.fabric.lab import Lab
-from tests.fabric.wheels import build_wheels
-from tests.system.cluster import CONFIG, Cluster, share_for
+from tests.system.cluster import CONFIG, Cluster
 
-POOL, POOL6 = "203.0.113.0/24", "2001:db8:64::/112"
-MANY_POOL = "10.65.0.0/16"
 MANY = 1000
 _STAYS_AWAY_S = 60
 """Four times as long as a Lease is held (15 s): no other host or clock of ours has a word in it."""
 _MANY_WITHIN_S = 400.0
 _NO_RESTART = "/run/systemd/system/hostagent.service.d/test.conf"
-
-
-@pytest.fixture(scope="module")
-def lab(fabric_machine: None) -> Iterator[Lab]:  # noqa: ARG001
-    """The third host has Debian 13, and with it FRR 10.3 and another Python."""
-    disks = {"h1": Disk(add=FRR), "h2": Disk(add=FRR), "h3": Disk(suite=TRIXIE, add=FRR)}
-    build_wheels(TRIXIE)
-    with Lab.up(f"test-{os.getpid()}-bgp-agents", hosts=3, disks=disks, routers={TOR: Disk(add=FRR)}) as lab:
-        deploy(lab, "-e", json.dumps({"hostagent_frr_enabled": True, "hostagent_frr_manage_packages": False}))
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def tor(lab: Lab) -> FrrRouterHost:
-    """The client reaches the pool by way of it."""
-    host = lab.host(TOR)
-    forwarding = ("net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1")
-    host.run(
-        ["sysctl", "-qw", *forwarding, "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0"]
-    )
-    enable_frr(host)
-    load(host, frr_text({n: Neighbour(v4=h.addresses[0], v6=h.addresses[1]) for n, h in lab.hosts.items()}))
-    lab.client.run(["ip", "route", "add", POOL, "via", TOR_V4])
-    return FrrRouterHost(host=host)
-
-
-@pytest.fixture(scope="module")
-def configured(lab: Lab, tor: FrrRouterHost) -> None:  # noqa: ARG001
-    """Without BFD: on a busy machine a daemon that has to wait 0.3 s for its CPU would be a session lost."""
-    peer = {"myASN": HOSTS_ASN, "peerASN": TOR_ASN, "peerAddress": TOR_V4, "connectTime": "1s"}
-    objects = [
-        ("v1beta1", "IPAddressPool", "bgp", {"addresses": [POOL, POOL6]}),
-        ("v1beta1", "IPAddressPool", "many", {"addresses": [MANY_POOL], "autoAssign": False}),
-        ("v1beta2", "BGPPeer", "tor", {**peer, "dualStackAddressFamily": True}),
-        ("v1beta1", "BGPAdvertisement", "bgp", {"ipAddressPools": ["bgp", "many"], "communities": ["65001:42"]}),
-    ]
-    for version, kind, name, spec in objects:
-        meta = {"name": name, "namespace": CONFIG}
-        lab.control_plane.apply({"apiVersion": f"metallb.io/{version}", "kind": kind, "metadata": meta, "spec": spec})
-
-
-@pytest.fixture
-def cluster(lab: Lab, configured: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:  # noqa: ARG001
-    with share_for(request.node.name, lab) as cluster:
-        yield cluster
-
-
-def gateways(tor: FrrRouterHost, vip: str) -> list[str]:
-    return tor.kernel(6 if ":" in vip else 4).get(vip, [])
-
-
-def everybody(lab: Lab, tor: FrrRouterHost, vip: str) -> bool:
-    return len(gateways(tor, vip)) == len(lab.hosts)
-
-
-def announced(cluster: Cluster, tor: FrrRouterHost, name: str = "web", **service: Any) -> str:
-    """A Service whose VIP all hosts announce."""
-    cluster.serve(name, **service)
-    vip = cluster.given(name)[0]
-    until(lambda: everybody(cluster.lab, tor, vip), f"three ways to {vip} at the router")
-    return vip
 
 
 def test_all_hosts_announce_a_service_and_the_client_reaches_it(cluster: Cluster, tor: FrrRouterHost) -> None:
@@ -152,11 +79,11 @@ def test_who_advertises_is_who_serves_and_may(cluster: Cluster, tor: FrrRouterHo
     vip = cluster.given("web")[0]
     until(lambda: gateways(tor, vip) == [h2], "the way to the one host that serves")
 
-    (told,) = until(lambda: _bgp_statuses(cluster), "a ServiceBGPStatus")
-    assert (told["node"], told["serviceName"], told["peers"]) == ("h2", "web", ["tor"])
+    (status,) = until(lambda: told(cluster), "a ServiceBGPStatus")
+    assert (status["node"], status["serviceName"], status["peers"]) == ("h2", "web", ["tor"])
     plane.kubectl("label", "node", "h2", f"{EXCLUDE_LABEL}=")
     until(lambda: not gateways(tor, vip), "no way to a host that is excluded")
-    until(lambda: not _bgp_statuses(cluster), "its status object to go")
+    until(lambda: not told(cluster), "its status object to go")
     plane.kubectl("label", "node", "h2", f"{EXCLUDE_LABEL}-")
     until(lambda: gateways(tor, vip) == [h2], "the way again")
     _network_of(plane, "h2", unavailable=True)
@@ -165,11 +92,6 @@ def test_who_advertises_is_who_serves_and_may(cluster: Cluster, tor: FrrRouterHo
     until(lambda: gateways(tor, vip) == [h2], "the way once more")
     plane.kubectl("delete", "endpointslices", "--all", "--namespace", cluster.namespace)
     until(lambda: not gateways(tor, vip), "no way to nobody")
-
-
-def _bgp_statuses(cluster: Cluster) -> list[dict[str, Any]]:
-    listed = cluster.lab.control_plane.admin.list_all("servicebgpstatuses", CONFIG)
-    return [each["status"] for each in listed if each.get("status", {}).get("serviceNamespace") == cluster.namespace]
 
 
 def _network_of(plane: ControlPlane, node: str, *, unavailable: bool) -> None:
@@ -194,7 +116,7 @@ def test_a_password_comes_from_a_secret_and_what_is_wrong_is_told(cluster: Clust
     try:
         plane.apply(made)
         until(
-            lambda: "tor-password" in _errors_of(cluster, "h1"),
+            lambda: "tor-password" in errors_of(cluster, "h1"),
             "ConfigurationState to say that the Secret is not there",
         )
         plane.apply(
@@ -207,7 +129,7 @@ def test_a_password_comes_from_a_secret_and_what_is_wrong_is_told(cluster: Clust
             }
         )
         until(lambda: tor.established(at), "a session with that password")
-        until(lambda: not _errors_of(cluster, "h1"), "nothing to be wrong any more")
+        until(lambda: not errors_of(cluster, "h1"), "nothing to be wrong any more")
         until(
             lambda: any("h1: the session" in each["message"] for each in cluster.events("secret", "BGPPeer")),
             "an Event about the session",
@@ -217,11 +139,6 @@ def test_a_password_comes_from_a_secret_and_what_is_wrong_is_told(cluster: Clust
         plane.kubectl("delete", "bgppeer", "secret", "--namespace", CONFIG, "--ignore-not-found")
         plane.kubectl("delete", "secret", "tor-password", "--namespace", CONFIG, "--ignore-not-found")
         vtysh(tor.host, "configure terminal", f"router bgp {TOR_ASN}", f"no neighbor {at} password {PASSWORD}")
-
-
-def _errors_of(cluster: Cluster, node: str) -> str:
-    found = cluster.lab.control_plane.get("configurationstate", f"speaker-{node}", CONFIG) or {}
-    return str(found.get("status", {}).get("errorSummary") or "")
 
 
 def _frr(host: Host) -> str:
@@ -284,18 +201,18 @@ def test_a_drained_host_gets_no_new_flow_and_no_request_fails(cluster: Cluster, 
     cluster.answered(vip)
     host = cluster.lab.hosts[name]
     with (
-        _counting_new_flows(host, vip),
+        counting(host, f"ip daddr {vip} tcp flags & (syn | ack) == syn") as new_flows,
         watching_routes(tor.host) as log,
         cluster.lab.client.probing(url_of(vip, 80), interval_ms=5, timeout_s=3) as prober,
     ):
-        until(lambda: _new_flows(host) > 0, "the host gets its share before")
+        until(lambda: new_flows() > 0, "the host gets its share before")
         try:
             host.run(["hostagent", "drain", "--wait"])
             until(lambda: host.addresses[0] not in gateways(tor, vip), "the host's way to go")
             time.sleep(1)  # what was under way
-            at_withdrawal, asked = _new_flows(host), len(prober.answers)
+            at_withdrawal, asked = new_flows(), len(prober.answers)
             until(lambda: len(prober.answers) > asked + 400, "more requests")
-            later = _new_flows(host)
+            later = new_flows()
         finally:
             host.run(["hostagent", "undrain"])
         until(lambda: everybody(cluster.lab, tor, vip), "the host to be back")
@@ -314,32 +231,16 @@ def test_a_drained_host_gets_no_new_flow_and_no_request_fails(cluster: Cluster, 
     sys.stderr.write(f"{host.name}: {lost} of {len(prober.answers)} requests failed, at {len(spread_anew)} respreads\n")
 
 
-@contextmanager
-def _counting_new_flows(host: Host, vip: str) -> Iterator[None]:
-    text = "table ip probe {\n chain in {\n  type filter hook prerouting priority -350\n"
-    text += f"  ip daddr {vip} tcp flags & (syn | ack) == syn counter\n }}\n}}\n"
-    host.run(["nft", "-f", "-"], stdin=text)
-    try:
-        yield
-    finally:
-        host.run(["nft", "delete", "table", "ip", "probe"])
-
-
-def _new_flows(host: Host) -> int:
-    listed = json.loads(host.run(["nft", "--json", "list", "table", "ip", "probe"]).stdout)["nftables"]
-    (rule,) = [each["rule"] for each in listed if "rule" in each]
-    return int(next(part["counter"]["packets"] for part in rule["expr"] if "counter" in part))
-
-
-def test_everything_restarted_at_once_comes_to_rest_as_before(cluster: Cluster, tor: FrrRouterHost) -> None:
+def test_everything_restarted_at_once_comes_to_rest_as_before(
+    cluster: Cluster, tor: FrrRouterHost, neighbours: Mapping[str, Neighbour]
+) -> None:
     vip = announced(cluster, tor)
 
     for host in [*cluster.lab.hosts.values(), tor.host]:
         host.run(["systemctl", "restart", "--no-block", "frr"])
     for host in cluster.lab.hosts.values():
         host.run(["systemctl", "restart", "--no-block", "hostagent"])
-    load_again = frr_text({n: Neighbour(v4=h.addresses[0], v6=h.addresses[1]) for n, h in cluster.lab.hosts.items()})
-    until(lambda: _loads(tor.host, load_again), "the router's FRR to be up")
+    until(lambda: _loads(tor.host, frr_text(neighbours)), "the router's FRR to be up")
 
     until(lambda: everybody(cluster.lab, tor, vip), "three ways again")
     assert cluster.answered(vip) in cluster.lab.hosts
