@@ -21,7 +21,9 @@ from tests.fabric.command import FabricError
 from tests.fabric.deploy import ROOT, build_wheelhouse, deploy, playbook_argv, playbook_env, recap
 from tests.fabric.hosts import Host
 from tests.fabric.lab import Lab
+from tests.fault.scene import agent_process
 from tests.system.cluster import Cluster
+from tests.system.releases import RELEASES, running_release
 
 # One line in a dry run, and in the run itself as many tasks as it takes: what they work on is not there before.
 ANNOUNCED_AS = {
@@ -128,7 +130,7 @@ def test_runs_that_are_killed_anywhere_on_a_bare_host_are_finished_by_the_next(b
     assert recap(finished)["h2"][1] == "0"
     assert recap(deploy(bare.lab, "--limit", "h2")) == {"h2": ("0", "0")}
     deploy(bare.lab, "--limit", "h2", playbook="verify")
-    assert host.run(["ls", "/opt/hostagent/releases"]).stdout.split() == [running_release(host)]
+    assert host.run(["ls", RELEASES]).stdout.split() == [running_release(host)]
     assert host.run(["ls", "-A", "/etc/hostagent/tls"]).stdout.split() == ["ca.crt", "client.pem"]
 
 
@@ -209,18 +211,8 @@ def killed_at(lab: Lab, task: str, *arguments: str, after_s: float = 0.0) -> Non
         raise AssertionError(f"site.yml never came to {task}:\n{''.join(said[-40:])}")
 
 
-def running_release(host: Host) -> str:
-    """The release that the agent's process was started from."""
-    words = host.run(["cat", f"/proc/{main_pid(host)}/cmdline"]).stdout
-    return words.removeprefix("/opt/hostagent/releases/").split("/")[0]
-
-
 def watchdog_s(host: Host) -> str:
     """What the running process was started with."""
-    environment = host.run(["cat", f"/proc/{main_pid(host)}/environ"]).stdout.split("\0")
+    environment = host.run(["cat", f"/proc/{agent_process(host)}/environ"]).stdout.split("\0")
     [usec] = [entry.partition("=")[2] for entry in environment if entry.startswith("WATCHDOG_USEC=")]
     return str(int(usec) // 1_000_000)
-
-
-def main_pid(host: Host) -> str:
-    return host.run(["systemctl", "show", "--property=MainPID", "--value", "hostagent"]).stdout.strip()
