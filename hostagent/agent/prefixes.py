@@ -129,22 +129,31 @@ class Prefixes:
             say(
                 "bgp.withdrawn", f"{prefix} is no longer advertised: {why}", vip=str(prefix.network_address), reason=why
             )
-            services = [use.service for use in self._cluster.uses(prefix.network_address)]
             told = withdrawn(prefix, self._me, why, heir=None, protocol=PROTOCOL_BGP)
-            self._emit(replace(told, warning=False), services)  # other hosts may go on: each decides for itself
+            # Other hosts may go on: each decides for itself.
+            self._emit(replace(told, warning=False), self._services(self._inside(prefix)))
         fresh = [prefix for prefix in add if prefix not in self.present]
         self.present |= add
         for prefix in fresh:
             self.since[prefix] = at
-            vips = plan.vips_of(prefix)
-            found = {use.service.key: use.service for vip in vips for use in self._cluster.uses(vip)}
+            services = self._services(plan.vips_of(prefix))
             say(
                 "bgp.advertised",
                 f"{prefix} is advertised",
                 vip=str(prefix.network_address),
-                service=" ".join(map(str, sorted(found))),
+                service=" ".join(sorted(str(each.key) for each in services)),
             )
-            self._emit(announced(prefix, self._me, PROTOCOL_BGP), found.values())
+            self._emit(announced(prefix, self._me, PROTOCOL_BGP), services)
+
+    def _inside(self, prefix: Network) -> Iterable[IP]:
+        """The VIPs in a prefix: the plan has let go of those that it was announced for."""
+        if prefix.prefixlen == prefix.max_prefixlen:
+            return (prefix.network_address,)
+        return (vip for vip in self._cluster.vips if vip in prefix)
+
+    def _services(self, vips: Iterable[IP]) -> list[Service]:
+        """Each once."""
+        return [*{use.service.key: use.service for vip in vips for use in self._cluster.uses(vip)}.values()]
 
     def _emit(self, told: Telling, services: Iterable[Service]) -> None:
         for service in services:

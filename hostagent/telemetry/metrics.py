@@ -173,7 +173,7 @@ def _bgp(now: Snapshot) -> Iterator[Metric]:
     pending = [(k, max(0, s.pending)) for k, s in each]
     yield _gauge("bgp_pending_prefixes", "Prefixes for the peer that FRR does not announce.", pending, *labels)
     received = [(k, s.received) for k, s in each]
-    yield _gauge("bgp_received_prefixes", "Prefixes that the peer announces; none is taken.", received, *labels)
+    yield _gauge("bgp_received_prefixes", "Prefixes taken from the peer: none, as we ask FRR.", received, *labels)
     updates = [(k, s.updates_sent) for k, s in each]
     yield _counter("bgp_updates", "UPDATE messages sent to the peer, since bgpd started.", updates, *labels)
     dropped = [(k, s.dropped) for k, s in each]

@@ -165,6 +165,23 @@ def test_a_service_is_a_route_with_its_class() -> None:
     asyncio.run(main())
 
 
+def test_an_aggregate_that_goes_is_told_to_the_services_in_it() -> None:
+    async def main() -> None:
+        host = Host(Daemon())
+        host.configure(BgpConfig(peers=(a_peer(),), advertisements=(an_ad("all", aggregation_length=28),)))
+        host.apply(plain("a", A), plain("b", B))
+        await host.turn()
+        assert host.daemon.routes.keys() == {net("198.51.100.64/28")}
+
+        host.advertiser.leave(draining=True, stopping=False)
+        await host.turn()
+
+        told = [each for each in host.events if each.startswith("nodeWithdrawn")]
+        assert [each.split(":")[0] for each in sorted(told)] == ["nodeWithdrawn a", "nodeWithdrawn b"]
+
+    asyncio.run(main())
+
+
 def test_a_service_that_comes_or_goes_tells_frr_nothing() -> None:
     async def main() -> None:
         host = await begun(plain())
