@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -61,6 +63,9 @@ def cli() -> None:
     show_default=True,
     help="What configures the hosts' network cards.",
 )
+@click.option(
+    "--unlike", "others", multiple=True, metavar="HOST=SUITE/NETWORK", help="A host of its own: h2=trixie/networkd."
+)
 @click.option("--router", is_flag=True, help="With a router host `tor` that has FRR.")
 @click.option("--control-plane/--no-control-plane", default=True, help="etcd, API server, controllers.")
 @click.option("--kube-proxy/--no-kube-proxy", default=True, help="On every host.")
@@ -72,6 +77,7 @@ def up(
     suite: str,
     frr: bool,
     network: str,
+    others: Sequence[str],
     router: bool,
     control_plane: bool,
     kube_proxy: bool,
@@ -79,11 +85,12 @@ def up(
 ) -> None:
     """Make a lab and leave it running. On failure and on Ctrl-C nothing is left."""
     disk = Disk(suite=suite, add=FRR if frr else (), network=Network(network))
+    disks = {f"h{n}": disk for n in range(1, hosts + 1)} | dict(_unlike(each, disk) for each in others)
     began = time.monotonic()
     Lab.up(
         name,
         hosts=hosts,
-        disks={f"h{n}": disk for n in range(1, hosts + 1)},
+        disks=disks,
         routers=FRR_ROUTER if router else {},
         control_plane=control_plane,
         kube_proxy=kube_proxy,
@@ -196,6 +203,14 @@ def base(*, suite: str, packages: tuple[str, ...]) -> None:
     """Build the disk that hosts start from, if it is not there yet, and say where it is."""
     for layer in base_layers(suite, add=packages):
         click.echo(layer)
+
+
+def _unlike(text: str, disk: Disk) -> tuple[str, Disk]:
+    said = re.fullmatch(rf"(\w+)=({BOOKWORM}|{TRIXIE})/({'|'.join(Network)})", text)
+    if not said:
+        raise FabricError(f"--unlike {text}: must be as h2={TRIXIE}/{Network.NETWORKD}")
+    host, suite, network = said.groups()
+    return host, replace(disk, suite=suite, network=Network(network))
 
 
 def _bind(text: str) -> tuple[str, str]:
