@@ -1,8 +1,8 @@
 """A release to upgrade from: `python -m tests.fabric.previous FOLDER [--commit REVISION]` puts its tree there.
 
-Without a commit it is this very tree under another version number, with its own roles and playbooks: a clone without
-history has nothing older. Hosts then hold a release of another name, which must be replaced, all the same. With a
-commit it is what git has of that, for who wants to know whether what runs there gets along with what is here.
+It is an older commit's, with its own roles and playbooks, so that an upgrade crosses what has really changed. A clone
+without so much history has nothing older: then it is this very tree under another version number. Hosts hold a release
+of another name all the same, which must be replaced.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.fabric.command import FabricError, run
 from tests.fabric.deploy import ROOT
 
 VERSION = "0.0.1"
+COMMITS_BACK = 60
 _PARTS = ("hostagent", "roles", "playbooks", "locks", "pyproject.toml", "README.md", "LICENSE")
 
 
@@ -51,16 +52,29 @@ def committed_tree(folder: Path, commit: str) -> None:
     packed.unlink()
 
 
+def older_commit() -> str:
+    """The commit that lies so many before this one; empty in a tree whose history has none, or that has no history."""
+    if not shutil.which("git"):
+        return ""
+    git = ["git", "-C", str(ROOT), "rev-parse"]
+    if (
+        run([*git, "--show-prefix"], check=False).stdout != "\n"
+    ):  # an unpacked archive, perhaps in somebody's repository
+        return ""
+    return run([*git, "--verify", "--quiet", f"HEAD~{COMMITS_BACK}^{{commit}}"], check=False).stdout.strip()
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--commit", default="", help="Take this one out of git's history.")
+@click.option("--commit", default="", help=f"In place of the one {COMMITS_BACK} before this.")
 def main(folder: Path, commit: str) -> None:
-    """Make the tree of an older release in FOLDER, which is replaced."""
+    """Make the tree of an older release in FOLDER, which is replaced, and say which it is."""
     shutil.rmtree(folder, ignore_errors=True)
-    if commit:
-        committed_tree(folder, commit)
+    if older := commit or older_commit():
+        committed_tree(folder, older)
     else:
         renamed_tree(folder)
+    click.echo(older or f"this tree, called {VERSION}")
 
 
 if __name__ == "__main__":
