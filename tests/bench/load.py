@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from hostagent.edges.kube.decode import service_key, to_service
 from hostagent.edges.kube.informer import Informer
-from hostagent.edges.kube.transport import MERGE_PATCH, Api, ApiError
+from hostagent.edges.kube.transport import Api
 from hostagent.model.cluster import Service
 from hostagent.model.names import ServiceKey
+from tests.bench.requests import Request, send_all
 
-AT_ONCE = 32
 GIVE_UP_S = 1800.0
-BUSY = (None, 429, 500, 503, 504)
-"""What an API server says, or does not, that is as busy as can be."""
 Named = dict[str, Any]
 
 
@@ -127,14 +124,25 @@ class _Wanted:
     network: str
     behind: str
 
+    @property
+    def path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/services"
+
 
 async def _create(kubeconfig: Path, wanted: _Wanted, count: int, *, wait: bool) -> Named:
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{wanted.namespace}/endpointslices"
+    before = [Request("POST", slices, _slice(wanted, n)) for n in range(count) if wanted.behind]
+    services = [Request("POST", wanted.path, _service(wanted, n)) for n in range(count)]
+    after = [Request("PATCH", f"{wanted.path}/{_name(n)}/status", _given(wanted, n)) for n in range(count)]
+
     async def act(api: Api) -> Named:
         assigned = Assigned(api, wanted.namespace)
         watching = asyncio.create_task(assigned.run())
+        await send_all(kubeconfig, before)
         began_at = time.time()
-        await _each(count, lambda n: _one(api, wanted, n))
+        await send_all(kubeconfig, services)
         created_at = time.time()
+        await send_all(kubeconfig, after if wanted.network else [])
         if wait:
             await assigned.all_of(count)
         watching.cancel()
@@ -171,13 +179,11 @@ async def _watch(kubeconfig: Path, namespace: str, count: int) -> Named:
 
 
 async def _delete(kubeconfig: Path, namespace: str, count: int) -> Named:
-    async def act(api: Api) -> Named:
-        path = f"/api/v1/namespaces/{namespace}/services"
-        await _each(count, lambda n: _tried(api, "DELETE", f"{path}/{_name(n)}", None))
-        await _gone(api, f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices")
-        return {"deleted": count}
-
-    return await _with_api(kubeconfig, act)
+    path = f"/api/v1/namespaces/{namespace}/services"
+    await send_all(kubeconfig, [Request("DELETE", f"{path}/{_name(n)}") for n in range(count)])
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+    await _with_api(kubeconfig, lambda api: _gone(api, slices))
+    return {"deleted": count}
 
 
 async def _gone(api: Api, path: str) -> None:
@@ -193,19 +199,7 @@ def _name(number: int) -> str:
     return f"load-{number:05}"
 
 
-async def _each(count: int, act: Callable[[int], Any]) -> None:
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def one(number: int) -> None:
-        async with slots:
-            await act(number)
-
-    await asyncio.gather(*(one(number) for number in range(count)))
-
-
-async def _one(api: Api, wanted: _Wanted, number: int) -> None:
-    namespace, network = wanted.namespace, wanted.network
-    path = f"/api/v1/namespaces/{namespace}/services"
+def _service(wanted: _Wanted, number: int) -> Named:
     made: Named = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -223,18 +217,16 @@ async def _one(api: Api, wanted: _Wanted, number: int) -> None:
     }
     if wanted.behind:
         del made["spec"]["selector"]  # or the cluster's own controller would write another EndpointSlice
-        await _tried(
-            api, "POST", f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", _slice(wanted, number)
-        )
-    await _tried(api, "POST", path, made)
-    if network:
-        first, second, third, _ = (int(part) for part in network.partition("/")[0].split("."))
-        address = f"{first}.{second}.{third + number // 256}.{number % 256}"
-        patch = {
-            "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "load"}},
-            "status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}},
-        }
-        await _tried(api, "PATCH", f"{path}/{_name(number)}/status", patch)
+    return made
+
+
+def _given(wanted: _Wanted, number: int) -> Named:
+    first, second, third, _ = (int(part) for part in (wanted.network or "0.0.0.0/0").partition("/")[0].split("."))
+    address = f"{first}.{second}.{third + number // 256}.{number % 256}"
+    return {
+        "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "load"}},
+        "status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}},
+    }
 
 
 def _slice(wanted: _Wanted, number: int) -> Named:
@@ -248,24 +240,6 @@ def _slice(wanted: _Wanted, number: int) -> Named:
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": [{"addresses": [address], "nodeName": node, "conditions": {"ready": True, "serving": True}}],
     }
-
-
-async def _tried(api: Api, method: str, path: str, body: Named | None) -> None:
-    """Until the API server, which is as busy as can be, has taken it."""
-    content = None if body is None else msgspec.json.encode(body)
-    async with asyncio.timeout(GIVE_UP_S):
-        while True:
-            try:
-                kind = MERGE_PATCH if method == "PATCH" else "application/json"
-                await api.request(method, path, body=content, content_type=kind, timeout_s=60.0)
-            except ApiError as error:
-                if (error.status, method) in ((409, "POST"), (404, "DELETE")):  # our own, its first reply lost
-                    return
-                if not error.unanswered and error.status not in BUSY:
-                    raise
-                await asyncio.sleep(0.2)
-            else:
-                return
 
 
 if __name__ == "__main__":
