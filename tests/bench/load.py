@@ -133,7 +133,9 @@ async def _create(kubeconfig: Path, wanted: _Wanted, count: int, *, wait: bool) 
     slices = f"/apis/discovery.k8s.io/v1/namespaces/{wanted.namespace}/endpointslices"
     before = [Request("POST", slices, _slice(wanted, n)) for n in range(count) if wanted.behind]
     services = [Request("POST", wanted.path, _service(wanted, n)) for n in range(count)]
-    after = [Request("PATCH", f"{wanted.path}/{_name(n)}/status", _given(wanted, n)) for n in range(count)]
+    after = [
+        Request("PATCH", f"{wanted.path}/{_name(n)}/status", _given(wanted, n)) for n in range(count) if wanted.network
+    ]
 
     async def act(api: Api) -> Named:
         assigned = Assigned(api, wanted.namespace)
@@ -142,7 +144,7 @@ async def _create(kubeconfig: Path, wanted: _Wanted, count: int, *, wait: bool) 
         began_at = time.time()
         await send_all(kubeconfig, services)
         created_at = time.time()
-        await send_all(kubeconfig, after if wanted.network else [])
+        await send_all(kubeconfig, after)
         if wait:
             await assigned.all_of(count)
         watching.cancel()
@@ -221,7 +223,7 @@ def _service(wanted: _Wanted, number: int) -> Named:
 
 
 def _given(wanted: _Wanted, number: int) -> Named:
-    first, second, third, _ = (int(part) for part in (wanted.network or "0.0.0.0/0").partition("/")[0].split("."))
+    first, second, third, _ = (int(part) for part in wanted.network.partition("/")[0].split("."))
     address = f"{first}.{second}.{third + number // 256}.{number % 256}"
     return {
         "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "load"}},

@@ -16,10 +16,8 @@ from tests.bgp.routers import (
     BirdRouterHost,
     FrrRouterHost,
     Neighbour,
-    bird_text,
-    enable_frr,
-    frr_text,
-    load,
+    bird_router,
+    frr_router,
 )
 from tests.bgp.speaker import Speaker
 from tests.fabric.base import BIRD, FRR, TRIXIE, Disk
@@ -77,21 +75,16 @@ def neighbours(lab: Lab) -> dict[str, Neighbour]:
 @pytest.fixture(scope="session")
 def tor(lab: Lab, neighbours: dict[str, Neighbour]) -> FrrRouterHost:
     host = lab.host(TOR)
-    host.run(["sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1", "net.ipv4.ip_forward=1"])
     host.run(["ip", "address", "add", f"{TOR_LOOPBACK}/32", "dev", "lo"])
     for each in neighbours.values():
         if each.loopback:
             host.run(["ip", "route", "add", f"{each.loopback}/32", "via", each.v4])
-    enable_frr(host)
-    load(host, frr_text(neighbours))
-    return FrrRouterHost(host=host)
+    return frr_router(host, neighbours)
 
 
 @pytest.fixture(scope="session")
 def tor2(lab: Lab, neighbours: dict[str, Neighbour]) -> BirdRouterHost:
-    bird = BirdRouterHost(host=lab.host(TOR2))
-    bird.configure(bird_text(neighbours))
-    return bird
+    return bird_router(lab.host(TOR2), neighbours)
 
 
 @pytest.fixture(scope="session")

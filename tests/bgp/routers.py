@@ -212,6 +212,21 @@ class BirdRouterHost:
         until(lambda: self.host.run(["birdc", "-r", "show", "status"], check=False).returncode == 0, "BIRD answers")
 
 
+def frr_router(host: Host, neighbours: Mapping[str, Neighbour]) -> FrrRouterHost:
+    """Make this host the router with FRR, which spreads flows by their ports."""
+    host.run(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1"])
+    enable_frr(host)
+    load(host, frr_text(neighbours))
+    return FrrRouterHost(host=host)
+
+
+def bird_router(host: Host, neighbours: Mapping[str, Neighbour]) -> BirdRouterHost:
+    """Make this host the router with BIRD."""
+    bird = BirdRouterHost(host=host)
+    bird.configure(bird_text(neighbours))
+    return bird
+
+
 @contextmanager
 def counting(host: Host, packets: str) -> Iterator[Callable[[], int]]:
     """How many have come in that match this expression of nftables, while the block runs."""

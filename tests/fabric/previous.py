@@ -57,9 +57,8 @@ def older_commit() -> str:
     if not shutil.which("git"):
         return ""
     git = ["git", "-C", str(ROOT), "rev-parse"]
-    if (
-        run([*git, "--show-prefix"], check=False).stdout != "\n"
-    ):  # an unpacked archive, perhaps in somebody's repository
+    top = run([*git, "--show-prefix"], check=False).stdout == "\n"
+    if not top:  # an unpacked archive, perhaps in somebody's repository
         return ""
     return run([*git, "--verify", "--quiet", f"HEAD~{COMMITS_BACK}^{{commit}}"], check=False).stdout.strip()
 

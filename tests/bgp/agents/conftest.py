@@ -18,10 +18,8 @@ from tests.bgp.routers import (
     BirdRouterHost,
     FrrRouterHost,
     Neighbour,
-    bird_text,
-    enable_frr,
-    frr_text,
-    load,
+    bird_router,
+    frr_router,
 )
 from tests.fabric.base import BIRD, FRR, TRIXIE, Disk
 from tests.fabric.deploy import deploy
@@ -50,23 +48,17 @@ def neighbours(lab: Lab) -> dict[str, Neighbour]:
 def tor(lab: Lab, neighbours: dict[str, Neighbour]) -> FrrRouterHost:
     """The client reaches the pools by way of it."""
     host = lab.host(TOR)
-    forwarding = ("net.ipv4.ip_forward=1", "net.ipv4.fib_multipath_hash_policy=1")
-    host.run(
-        ["sysctl", "-qw", *forwarding, "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0"]
-    )
-    enable_frr(host)
-    load(host, frr_text(neighbours))
+    host.run(["sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0"])
+    router = frr_router(host, neighbours)
     for pool in (POOL, POOLS):
         lab.client.run(["ip", "route", "replace", pool, "via", TOR_V4])
-    return FrrRouterHost(host=host)
+    return router
 
 
 @pytest.fixture(scope="package")
 def tor2(lab: Lab, neighbours: dict[str, Neighbour]) -> BirdRouterHost:
     """In the hosts' AS, on a port of its own."""
-    bird = BirdRouterHost(host=lab.host(TOR2))
-    bird.configure(bird_text(neighbours))
-    return bird
+    return bird_router(lab.host(TOR2), neighbours)
 
 
 @pytest.fixture(scope="package")
