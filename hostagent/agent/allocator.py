@@ -189,7 +189,8 @@ class Allocator:
     def _knows_all(self) -> bool:
         """Whether everything that an allocator before this one wrote is known here: a watch may lag behind it.
 
-        So all Services are read once more after the seat was won; by then the API lets only this host write them.
+        So all Services are read once more after the seat was won: whoever had it before has stopped writing by its own
+        clock. What of its writes comes later all the same is seen on the watch, and repaired.
         """
         if not self._newly:
             return True

@@ -159,9 +159,10 @@ class Ownership:
     def claim_seen(self, vip: IP, claim: Claim | None, now: Instant) -> None:
         """A claim Lease appeared, changed or went (None), on the watch or in the reply to our own write."""
         self.lease_stream_alive(now)
-        before = self._vips.of(vip).holder
+        known = self._vips.of(vip)
+        before = known.holder
         if self._vips.claim_is(vip, claim, now):
-            self._watch_anew |= self._vips.of(vip).holder != before
+            self._watch_anew |= known.holder != before
             self._agenda.touch((vip,))
 
     def claim_read(self, vip: IP, *, ok: bool, now: Instant) -> None:
