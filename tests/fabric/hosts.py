@@ -282,7 +282,7 @@ class Host:
         `matches` are FIELD=value, as journalctl takes them.
         """
         which = [*(["--unit", unit] if unit else []), *matches]
-        lines = self._journalctl(["--output=json", *which]).splitlines()
+        lines = self._journalctl(["--output=json", "--all", *which]).splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def journal_text(self, unit: str | None = None) -> str:

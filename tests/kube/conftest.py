@@ -32,12 +32,16 @@ class Line:
         self._closed = False
         self.swallow_replies = threading.Event()
         """While set, requests arrive and replies do not."""
+        self.flowing = threading.Event()
+        """While clear, nothing more arrives; it does afterwards."""
+        self.flowing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._closed = True
+        self.flowing.set()
         self._listener.close()
         self.cut()
 
@@ -71,6 +75,7 @@ class Line:
     def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self.flowing.wait()
                 if not (replies and self.swallow_replies.is_set()):
                     sink.sendall(data)
         for each in (source, sink):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -21,7 +22,7 @@ from hostagent.edges.kube.endpoints import EndpointIndex, to_slice
 from hostagent.edges.kube.events import QUIET_S, Events, about_service
 from hostagent.edges.kube.informer import Informer
 from hostagent.edges.kube.status import ServiceStatus
-from hostagent.edges.kube.transport import Api
+from hostagent.edges.kube.transport import Api, ApiError
 from hostagent.model.cluster import POOL_ANNOTATION, Family, Port, Service
 from hostagent.model.names import Instant, NodeName, ServiceKey
 from hostagent.model.ownership import Write
@@ -238,3 +239,19 @@ def test_watches_go_on_at_once_after_credentials_were_loaded_anew(
         await beside(services.run(lambda _, __: None), act)
 
     play(kubeconfig, body)
+
+
+def test_credentials_loaded_anew_in_the_midst_of_a_watchs_handshake_leave_no_connection_open(
+    kubeconfig: Kubeconfig, line: Line
+) -> None:
+    async def body(api: Api) -> None:
+        line.flowing.clear()
+        watch = asyncio.create_task(anext(api.stream("/api/v1/services", query={"watch": "1"}, idle_s=10)))
+        await asyncio.sleep(0.2)  # it waits for the server's part of the handshake
+        await api.reload()
+        asyncio.get_running_loop().call_later(0.05, line.flowing.set)
+        with pytest.raises(ApiError, match="cut, as the credentials were replaced"):
+            await watch
+
+    play(kubeconfig, body)
+    gc.collect()  # what nobody closed says so now, and fails this test

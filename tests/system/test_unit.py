@@ -21,7 +21,7 @@ def served(cluster: Cluster) -> tuple[str, Host]:
 
 
 def journal(host: Host, *arguments: str) -> list[Object]:
-    said = host.run(["journalctl", "--no-pager", "--output=json", *arguments]).stdout
+    said = host.run(["journalctl", "--no-pager", "--all", "--output=json", *arguments]).stdout  # long ones too
     return [json.loads(line) for line in said.splitlines()]
 
 

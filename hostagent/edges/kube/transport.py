@@ -179,13 +179,14 @@ class Api:
         request = _Request(method="GET", path=path, query=query, limits=limits)
         self._renew_if_due()
         wire = self._wire
-        response = await self._open_stream(wire, request)
-        if response.status == 401:
-            wire = await self._after_refusal(wire, await self._error(response, request))
+        try:
+            response = await self._open_stream(wire, request)
+        except ApiError as refusal:
+            if refusal.status != 401:
+                raise
+            wire = await self._after_refusal(wire, refusal)
             response = await self._open_stream(wire, request)
         try:
-            if response.status >= 400:
-                raise await self._error(response, request)
             rest = b""
             # Not readline(): aiohttp bounds a line to 128 KiB, a Node object with many images is longer.
             with wire.watching(response):
@@ -205,9 +206,14 @@ class Api:
             response.close()
 
     async def _open_stream(self, wire: Wire, request: _Request) -> aiohttp.ClientResponse:
+        """A watch whose headers are there; answers of 400 and more raise ApiError with that status."""
         try:
-            async with asyncio.timeout(WATCH_HEADERS_TIMEOUT_S):
-                return await self._send(wire, request)
+            # In use: a session that is closed under a handshake leaves the connection open, and nobody's.
+            async with wire.in_use(), asyncio.timeout(WATCH_HEADERS_TIMEOUT_S):
+                response = await self._send(wire, request)
+                if response.status >= 400:
+                    raise await self._error(response, request)
+                return response
         except TimeoutError as exc:
             raise self._broken(request, self._preferred, exc) from exc
 

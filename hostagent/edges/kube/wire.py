@@ -52,6 +52,7 @@ class Wire:
         }
         self._busy = 0
         self._retired = False
+        self._closed = False
         self._watches: set[aiohttp.ClientResponse] = set()
 
     def in_turn(self, preferred: str) -> tuple[str, ...]:
@@ -101,14 +102,16 @@ class Wire:
                 await self.close()
 
     async def retire(self) -> None:
-        """Close as soon as no request is under way; watches do not count and are cut."""
+        """Close as soon as no request is under way; watches count until they have begun, then they are cut."""
         self._retired = True
         if not self._busy:
             await self.close()
 
     @contextmanager
     def watching(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """A watch is being read: it ends with ClientConnectionError when the connections close."""
+        """A watch is being read: it ends with ClientConnectionError when the connections close, or have closed."""
+        if self._closed:
+            raise _closed()
         self._watches.add(response)
         try:
             yield
@@ -116,11 +119,16 @@ class Wire:
             self._watches.discard(response)
 
     async def close(self) -> None:
+        self._closed = True
         for response in self._watches:
             # Closing a session forgets its answers half-read: without this their readers would wait for ever.
-            response.content.set_exception(aiohttp.ClientConnectionError("the connection was closed on our side"))
+            response.content.set_exception(_closed())
         for session in self._sessions.values():
             await session.close()
+
+
+def _closed() -> aiohttp.ClientConnectionError:
+    return aiohttp.ClientConnectionError("the connection was closed on our side")
 
 
 def _socket(address: Any) -> socket.socket:
