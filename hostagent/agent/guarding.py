@@ -15,9 +15,9 @@ from hostagent.model.shared import shared
 from hostagent.telemetry.journal import say, warn
 
 RETRY_S = 2.0
-REST, REST_S = 4.0, 1.0
+REST, REST_S = 9.0, 1.0
 """After a change, so many times as long as it took, at most a second: what comes meanwhile is one change. In a burst of
-new Services nft takes a fifth of the time; a VIP that changes hands is guarded beforehand, on every host.
+new Services nft takes a tenth of the time; a VIP that changes hands is guarded beforehand, on every host.
 """
 CHECK_S = 30.0
 """How often the guard is compared with what is wanted even if nothing changed: `nft flush ruleset` leaves no trace."""

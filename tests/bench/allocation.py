@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def bench(*, runs: int, many: int, burst: int) -> None:
     """Measure on a lab of one host that is made for it. No host answers for these addresses: that is another matter."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with Lab.up(f"bench-{os.getpid()}", hosts=1, kube_proxy=False) as lab:
+    with Lab.up(f"bench-{os.getpid()}", hosts=1, kube_proxy=False, audited=False) as lab:
         deploy(lab)
         desk = Desk(lab=lab, host=lab.hosts["h1"])
         desk.pool()

@@ -55,15 +55,21 @@ class ControlPlaneError(Exception):
 
 
 class ControlPlane:
-    """One control plane. `address` is where hosts find it; it is also found at `more_addresses`, if given."""
+    """One control plane. `address` is where hosts find it; it is also found at `more_addresses`, if given.
 
-    def __init__(self, netns: str, address: str, state_dir: Path, more_addresses: Sequence[str] = ()) -> None:
+    Not `audited`, it cannot tell the agents' writes, and does not spend time on writing them down.
+    """
+
+    def __init__(
+        self, netns: str, address: str, state_dir: Path, more_addresses: Sequence[str] = (), *, audited: bool = True
+    ) -> None:
         self.netns = netns
         self.address = address
         self.state_dir = state_dir
         self.processes = Processes(netns=netns, folder=state_dir / "processes")
         self._pki = Pki(folder=state_dir / "pki")
         self._more_addresses = tuple(more_addresses)
+        self._audited = audited
         self._assets: assets.Assets | None = None
         self._admin: Admin | None = None
 
@@ -188,7 +194,7 @@ class ControlPlane:
         self.admin.delete(kind, name, namespace)
 
     def agent_writes(self, since_s: float, until_s: float) -> list[audit.ApiWrite]:
-        """What hosts' agents asked the API server to change, in a span of wall time."""
+        """What hosts' agents asked the API server to change, in a span of wall time. Nothing when it is not audited."""
         return audit.writes(self._audit_log, since_s, until_s)
 
     def wait_for(self, predicate: Callable[[], T], timeout_s: float, describe: str | Callable[[], str]) -> T:
@@ -266,8 +272,6 @@ class ControlPlane:
 
     def _start_api_server(self) -> None:
         pki = self._pki.folder
-        policy = self.state_dir / "audit-policy.yaml"
-        policy.write_text(audit.POLICY)
         argv: list[str | Path] = [
             self._programs().kube_apiserver,
             f"--etcd-servers=http://127.0.0.1:{_ETCD_PORT}",
@@ -284,9 +288,11 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki / 'service-accounts.pub'}",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
-            f"--audit-policy-file={policy}",
-            f"--audit-log-path={self._audit_log}",
         ]
+        if self._audited:
+            policy = self.state_dir / "audit-policy.yaml"
+            policy.write_text(audit.POLICY)
+            argv += [f"--audit-policy-file={policy}", f"--audit-log-path={self._audit_log}"]
         self.processes.start(API_SERVER, argv, env=_RARELY_COLLECTED)
         self._wait_ready()
 

