@@ -18,7 +18,7 @@ from hostagent.edges.kube.lease_objects import claim_name
 from hostagent.edges.kube.leases import Leases
 from hostagent.edges.kube.status import ServiceStatus
 from hostagent.edges.kube.transport import JSON, MERGE_PATCH, Api, ApiError
-from hostagent.model.cluster import POOL_ANNOTATION, Service
+from hostagent.model.cluster import OLD_POOL_ANNOTATION, POOL_ANNOTATION, Service
 from hostagent.model.names import IP, Instant, NodeName
 from hostagent.model.ownership import Claim, DeleteClaim, Session, Why, Write, WriteClaim
 from tests.fabric.controlplane import ControlPlane
@@ -391,16 +391,36 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
         await refused(api, "PATCH", path, spec, kind=MERGE_PATCH, says="cannot patch resource .services")
         await api.request("PATCH", f"{path}/status", body=msgspec.json.encode(spec), content_type=MERGE_PATCH)
         assert "externalIPs" not in (await read(api, path))["spec"]  # the subresource does not know it
-        for patch, says in (
-            ({"metadata": {"annotations": {"example.com/owner": "me"}}}, "of a Service's metadata"),
-            ({"metadata": {"labels": {"app": "other"}}}, "of a Service's metadata"),
-            ({"metadata": {"finalizers": ["example.com/keep"]}}, "of a Service's metadata"),
-            ({"status": {"loadBalancer": {"ingress": [{"hostname": "evil.example"}]}}}, "addresses only"),
+        theirs = {"metadata": {"annotations": {"example.com/kept": "theirs"}, "labels": {"app": "theirs"}}}
+        await hosts.admin.request("PATCH", path, body=msgspec.json.encode(theirs), content_type=MERGE_PATCH)
+        condition = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Lie",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "d2c0e1f4"}  # it would be collected
+        for patch in (
+            {"metadata": {"annotations": {"example.com/owner": "me"}}},
+            {"metadata": {"annotations": {"example.com/kept": "mine"}}},
+            {"metadata": {"annotations": {"example.com/kept": None}}},
+            {"metadata": {"labels": {"app": "other"}}},
+            {"metadata": {"labels": {"app": None}}},
+            {"metadata": {"finalizers": ["example.com/keep"]}},
+            {"metadata": {"ownerReferences": [owner]}},
+            {"status": {"conditions": [condition]}},
+            {"status": {"loadBalancer": {"ingress": [{"hostname": "evil.example"}]}}},
+            {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.250", "hostname": "evil.example"}]}}},
         ):
+            says = "the allocator writes addresses only"
             await refused(api, "PATCH", f"{path}/status", patch, kind=MERGE_PATCH, says=says)
         pool = {"metadata": {"annotations": {POOL_ANNOTATION: "lab"}}}
+        address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.250"}]}}}
+        await api.request("PATCH", f"{path}/status", body=msgspec.json.encode(pool | address), content_type=MERGE_PATCH)
         other = f"{SERVICES}/identity-cluster-ip/status"
-        await refused(api, "PATCH", other, pool, kind=MERGE_PATCH, says="of type LoadBalancer only")
+        for patch in (pool, {"metadata": {"annotations": {OLD_POOL_ANNOTATION: "lab"}}}):
+            await refused(api, "PATCH", other, patch, kind=MERGE_PATCH, says="of type LoadBalancer only")
 
     act(body)
 
@@ -418,6 +438,7 @@ def test_a_stolen_credential_reads_no_secrets_and_writes_no_leases_elsewhere(
         await refused(api, "POST", LEASES, a_lease("vip.example", H1), says="sessions, claims")
 
     act(body)
+    plane.apply(a_service("identity-elsewhere"))
     # Also where somebody grants the group more than we do: the policy stands on its own.
     plane.kubectl(
         "create", "rolebinding", "careless", "--clusterrole=cluster-admin", "--group=hostagent:nodes", "-n=default"
@@ -432,8 +453,9 @@ async def elsewhere_still_refused(hosts: Hosts) -> None:
     elsewhere = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
     lease = a_lease("host.h1", "h1/x", "default")
     await refused(hosts.apis[H1], "POST", elsewhere, lease, says="Leases of metallb-system only")
-    service = a_service("identity-made")
-    await refused(hosts.apis[H1], "POST", SERVICES, service, says="may not write Services, only their status")
+    address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.249"}]}}}
+    path, says = f"{SERVICES}/identity-elsewhere/status", "its certificate is not of the group hostagent:allocators"
+    await refused(hosts.apis[H3], "PATCH", path, address, kind=MERGE_PATCH, says=says)
 
 
 def test_a_stolen_credential_tells_nothing_in_anothers_name(act: Callable[[Act], None], plane: ControlPlane) -> None:
