@@ -28,7 +28,7 @@ Written by `make bench-allocation` on {date}; raw numbers in `build/bench/alloca
   addresses counts from the first request; what is left of it after the last Service was created is the allocator's
   part alone. Nearly all of it is the API server's processor time, and the machine's speed is not the same from minute
   to minute: before each burst the same Services are created while no agent runs, which is the measure for it. API
-  server and etcd run with `GOGC=400`, as everywhere in the lab.
+  server and etcd run with `GOGC=400`, as everywhere in the lab; the API server writes no audit log.
 - **Agent start**: from `systemctl start` until it has nothing left to do: all lists read, every Service judged, the
   guard's rules in the kernel, and less than a fifth of a core used for two seconds. The Services have their addresses
   from before; the first start gives them all.
