@@ -391,7 +391,11 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
         await refused(api, "PATCH", path, spec, kind=MERGE_PATCH, says="cannot patch resource .services")
         await api.request("PATCH", f"{path}/status", body=msgspec.json.encode(spec), content_type=MERGE_PATCH)
         assert "externalIPs" not in (await read(api, path))["spec"]  # the subresource does not know it
-        theirs = {"metadata": {"annotations": {"example.com/kept": "theirs"}, "labels": {"app": "theirs"}}}
+        space = await read(hosts.admin, "/api/v1/namespaces/default")
+        owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": space["metadata"]["uid"]}
+        gone = {**owner, "uid": "d2c0e1f4"}  # the Service would be collected as garbage
+        owned = {"labels": {"app": "theirs"}, "ownerReferences": [owner]}
+        theirs = {"metadata": {"annotations": {"example.com/kept": "theirs"}, **owned}}
         await hosts.admin.request("PATCH", path, body=msgspec.json.encode(theirs), content_type=MERGE_PATCH)
         condition = {
             "type": "Ready",
@@ -400,7 +404,6 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
             "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }
-        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "d2c0e1f4"}  # it would be collected
         for patch in (
             {"metadata": {"annotations": {"example.com/owner": "me"}}},
             {"metadata": {"annotations": {"example.com/kept": "mine"}}},
@@ -408,7 +411,9 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
             {"metadata": {"labels": {"app": "other"}}},
             {"metadata": {"labels": {"app": None}}},
             {"metadata": {"finalizers": ["example.com/keep"]}},
-            {"metadata": {"ownerReferences": [owner]}},
+            {"metadata": {"ownerReferences": [gone]}},
+            {"metadata": {"ownerReferences": [owner, gone]}},
+            {"metadata": {"ownerReferences": None}},
             {"status": {"conditions": [condition]}},
             {"status": {"loadBalancer": {"ingress": [{"hostname": "evil.example"}]}}},
             {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.250", "hostname": "evil.example"}]}}},

@@ -111,7 +111,7 @@ class Wire:
     def watching(self, response: aiohttp.ClientResponse) -> Iterator[None]:
         """A watch is being read: it ends with ClientConnectionError when the connections close, or have closed."""
         if self._closed:
-            raise _closed()
+            raise _closed_by_us()
         self._watches.add(response)
         try:
             yield
@@ -122,12 +122,12 @@ class Wire:
         self._closed = True
         for response in self._watches:
             # Closing a session forgets its answers half-read: without this their readers would wait for ever.
-            response.content.set_exception(_closed())
+            response.content.set_exception(_closed_by_us())
         for session in self._sessions.values():
             await session.close()
 
 
-def _closed() -> aiohttp.ClientConnectionError:
+def _closed_by_us() -> aiohttp.ClientConnectionError:
     return aiohttp.ClientConnectionError("the connection was closed on our side")
 
 
