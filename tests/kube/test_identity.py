@@ -422,7 +422,9 @@ def test_an_allocator_changes_nothing_of_a_service_but_its_address(
             await refused(api, "PATCH", f"{path}/status", patch, kind=MERGE_PATCH, says=says)
         pool = {"metadata": {"annotations": {POOL_ANNOTATION: "lab"}}}
         address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.250"}]}}}
-        await api.request("PATCH", f"{path}/status", body=msgspec.json.encode(pool | address), content_type=MERGE_PATCH)
+        cleared = {"metadata": {"annotations": {POOL_ANNOTATION: None}}, "status": {"loadBalancer": {"ingress": None}}}
+        for fine in (pool | address, cleared):
+            await api.request("PATCH", f"{path}/status", body=msgspec.json.encode(fine), content_type=MERGE_PATCH)
         other = f"{SERVICES}/identity-cluster-ip/status"
         for patch in (pool, {"metadata": {"annotations": {OLD_POOL_ANNOTATION: "lab"}}}):
             await refused(api, "PATCH", other, patch, kind=MERGE_PATCH, says="of type LoadBalancer only")
