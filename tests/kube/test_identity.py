@@ -460,6 +460,11 @@ async def elsewhere_still_refused(hosts: Hosts) -> None:
     elsewhere = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
     lease = a_lease("host.h1", "h1/x", "default")
     await refused(hosts.apis[H1], "POST", elsewhere, lease, says="Leases of metallb-system only")
+    service = a_service("identity-made")
+    await refused(hosts.apis[H1], "POST", SERVICES, service, says="may not write Services, only their status")
+    outside, says = {"spec": {"externalIPs": ["203.0.113.9"]}}, "may not write Services, only their status"
+    await refused(hosts.apis[H1], "PATCH", f"{SERVICES}/identity-elsewhere", outside, kind=MERGE_PATCH, says=says)
+    await refused(hosts.apis[H1], "DELETE", f"{SERVICES}/identity-elsewhere", says=says)
     address = {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.249"}]}}}
     path, says = f"{SERVICES}/identity-elsewhere/status", "its certificate is not of the group hostagent:allocators"
     await refused(hosts.apis[H3], "PATCH", path, address, kind=MERGE_PATCH, says=says)
