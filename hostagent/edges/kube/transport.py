@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -36,6 +37,7 @@ WATCH_HEADERS_TIMEOUT_S = 10.0
 EXPIRY_MARGIN_S = 60.0
 """Tokens are renewed this long before they expire; clocks of issuer and host differ by less."""
 
+T = TypeVar("T")
 Load = Callable[[], Awaitable[Credentials]]
 
 
@@ -160,16 +162,8 @@ class Api:
             lane=lane,
             limits=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s)),
         )
-        self._renew_if_due()
-        wire = self._wire
-        async with wire.in_use():
-            response = await self._send(wire, request)
-            if response.status != 401:
-                return await self._read(response, request)
-            refusal = await self._error(response, request)
-        wire = await self._after_refusal(wire, refusal)
-        async with wire.in_use():
-            return await self._read(await self._send(wire, request), request)
+        _, answer = await self._accepted(self._exchange, request)
+        return answer
 
     async def stream(self, path: str, *, query: Mapping[str, str], idle_s: float) -> AsyncGenerator[bytes, None]:
         """The lines of an endless answer (a watch), until the server ends it.
@@ -179,15 +173,7 @@ class Api:
         """
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
         request = _Request(method="GET", path=path, query=query, limits=limits)
-        self._renew_if_due()
-        wire = self._wire
-        try:
-            response = await self._open_stream(wire, request)
-        except ApiError as refusal:
-            if refusal.status != 401:
-                raise
-            wire = await self._after_refusal(wire, refusal)
-            response = await self._open_stream(wire, request)
+        wire, response = await self._accepted(self._open_stream, request)
         try:
             rest = b""
             # Not readline(): aiohttp bounds a line to 128 KiB, a Node object with many images is longer.
@@ -206,6 +192,22 @@ class Api:
             if response.connection is not None and response.connection.transport is not None:
                 response.connection.transport.abort()
             response.close()
+
+    async def _accepted(self, act: Callable[[Wire, _Request], Awaitable[T]], request: _Request) -> tuple[Wire, T]:
+        """What `act` brings, and over which wire: once more over a new one when the credentials are refused."""
+        self._renew_if_due()
+        wire = self._wire
+        try:
+            return wire, await act(wire, request)
+        except ApiError as refusal:
+            if refusal.status != 401:
+                raise
+            wire = await self._after_refusal(wire, refusal)
+        return wire, await act(wire, request)
+
+    async def _exchange(self, wire: Wire, request: _Request) -> bytes:
+        async with wire.in_use():
+            return await self._read(await self._send(wire, request), request)
 
     async def _open_stream(self, wire: Wire, request: _Request) -> aiohttp.ClientResponse:
         """A watch whose headers are there; answers of 400 and more raise ApiError with that status."""
