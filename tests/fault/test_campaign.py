@@ -14,7 +14,7 @@ from tests.fault.faults import FAULTS, Fault
 from tests.fault.scene import Scene, claim_name
 from tests.fault.stage import Stage
 from tests.fault.trial import broken, try_out
-from tests.system.cluster import Cluster
+from tests.system.cluster import share_for
 
 Check = Callable[[Scene], None]
 
@@ -67,9 +67,8 @@ def test_what_is_promised_is_kept(stage: Stage, fault: Fault) -> None:
 
 def test_an_address_that_a_stranger_uses_is_set_aside_and_the_next_one_given(stage: Stage) -> None:
     stage.clear()
-    cluster, used, free = Cluster(lab=stage.lab, namespace="stranger"), "198.51.100.64", "198.51.100.65"
-    cluster.begin()
-    try:
+    used, free = "198.51.100.64", "198.51.100.65"
+    with share_for("stranger", stage.lab) as cluster:
         cluster.pool(f"{used}-{free}")
         cluster.advertise()
         with stage.lab.segment.stranger(f"{used}/32"):
@@ -82,16 +81,13 @@ def test_an_address_that_a_stranger_uses_is_set_aside_and_the_next_one_given(sta
                 "an event on the pool that names the stranger",
             )
             assert f"vip.{used}" not in cluster.claims()
-    finally:
-        cluster.end()
 
 
 def test_a_vip_whose_address_a_stranger_took_before_anybody_announced_it_is_not_taken(stage: Stage) -> None:
     """It has its address, and nobody could announce it before the stranger came."""
     stage.clear()
-    cluster, vip = Cluster(lab=stage.lab, namespace="stranger"), "198.51.100.64"
-    cluster.begin()
-    try:
+    vip = "198.51.100.64"
+    with share_for("stranger", stage.lab) as cluster:
         cluster.pool(f"{vip}/32")
         cluster.serve("web")
         assert cluster.given("web") == [vip]
@@ -104,5 +100,3 @@ def test_a_vip_whose_address_a_stranger_took_before_anybody_announced_it_is_not_
             assert cluster.holders(vip) == []
         cluster.held(vip)
         assert cluster.answered(vip)
-    finally:
-        cluster.end()

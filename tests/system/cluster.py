@@ -22,6 +22,9 @@ CONFIG = "metallb-system"
 V4_POOL, V6_POOL = "198.51.100.64-198.51.100.79", "2001:db8:51:0:1::-2001:db8:51:0:1::f"
 Object = dict[str, Any]
 SOON_S = 20.0
+# After an API outage kube-proxy asks again after up to a minute (client-go's reflector: 30 s, and as much of jitter):
+# until then its host has the address of a new Service and refuses connections.
+_KUBE_PROXY_KNOWS_WITHIN_S = 75.0
 _AGENT_ANSWERS_WITHIN_S = 1.0
 
 
@@ -162,8 +165,22 @@ class Cluster:
     def answered(self, vip: str, port: int = 80) -> str:
         """Wait until a backend answers at the VIP, and return its name; a dead host's may be asked in between."""
         url = f"http://[{vip}]:{port}/" if ":" in vip else f"http://{vip}:{port}/"
-        name: str = self.until(lambda: self.lab.client.answers(url), f"an answer from {url}")
-        return name
+        name = wait_for(
+            lambda: self.lab.client.answers(url),
+            _KUBE_PROXY_KNOWS_WITHIN_S,
+            lambda: f"an answer from {url}; {self._unanswered(vip)}",
+        )
+        return str(name)
+
+    def _unanswered(self, vip: str) -> str:
+        """Why there may be no answer: who has the address, whom the client asks, what kube-proxy says."""
+        up = [host for host in self.lab.hosts.values() if host.running and not host.hung]
+        macs = ", ".join(f"{host.name} is {host.mac}" for host in self.lab.hosts.values())
+        asked = self.lab.client.neighbour(vip)
+        lines = [f"{self.holders(vip)} have the address, the client sends to {asked} ({macs})"]
+        for host in up:
+            lines += [f"--- kube-proxy on {host.name}", *host.journal_text("kube-proxy").splitlines()[-12:]]
+        return "\n".join(lines)
 
     def until(self, predicate: Callable[[], Any], what: str, timeout_s: float = SOON_S) -> Any:
         """Wait for the first true answer, and return it. Raises TimeoutError that says what was waited for."""
