@@ -1,19 +1,26 @@
-"""A small API server that fails on command."""
+"""A small API server that fails on command, and who asks it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from hostagent.edges.kube.credentials import Credentials
+from hostagent.edges.kube.decode import ObjectKey, object_key, to_meta
+from hostagent.edges.kube.informer import Informer
 from hostagent.edges.kube.transport import Api
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PATH = "/api/v1/services"
+
+
+def play(body: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(body, 30))
 
 
 class FakeApi:
@@ -60,6 +67,24 @@ async def api_at(*servers: str, authorization: str | None = None) -> AsyncIterat
         yield api
     finally:
         await api.close()
+
+
+class Watcher:
+    """An informer of versions, with what it reported."""
+
+    def __init__(self, api: Api, *, idle_s: float = 5.0) -> None:
+        self.informer: Informer[ObjectKey, str] = Informer(
+            api,
+            PATH,
+            decode=lambda raw: to_meta(raw).resource_version,
+            key=object_key,
+            idle_s=idle_s,
+            chance=lambda: 0.0,
+        )
+        self.told: list[tuple[str, str | None]] = []
+
+    async def run(self) -> None:
+        await self.informer.run(lambda key, value: self.told.append((key[1], value)))
 
 
 def item(name: str, version: str, *, namespace: str = "default", **more: Any) -> dict[str, Any]:

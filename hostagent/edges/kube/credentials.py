@@ -25,20 +25,22 @@ LOAD_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """All that a request needs. Secrets are kept out of its repr."""
+    """All that a request needs. Secrets are kept out of its repr. Equal ones are the same to an API server."""
 
     servers: tuple[str, ...]
     """API endpoints without a trailing slash, in the order in which they are to be tried."""
-    tls: ssl.SSLContext | None = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False, compare=False)
     """Trusts the cluster's CA and carries the client certificate; None for plain HTTP."""
     authorization: str | None = field(default=None, repr=False)
     """The Authorization header's value, where a token or password is used."""
     files: tuple[Path, ...] = ()
     """What this was read from: load again when one of these changes."""
-    expires_at: Instant | None = None
+    expires_at: Instant | None = field(default=None, compare=False)
     """When the token ceases to be valid, where its issuer told."""
     certificate: Validity | None = None
     """Of the client certificate, where one is used."""
+    client_pem: str = field(default="", repr=False)
+    """The client certificate's file, which may hold the key besides."""
     ca_pem: str = field(default="", repr=False)
     """The cluster's CA, empty where the system's CAs are used."""
     server_name: str | None = None
@@ -99,17 +101,20 @@ def read(kubeconfig: Path | str, *, servers: Sequence[str] = ()) -> Credentials:
         if not found.host:
             raise ConfigError(f"{kubeconfig}: the current context's cluster names no server")
         tokens = [found.base / user["tokenFile"]] if isinstance(user.get("tokenFile"), str) else []
+        tls = _tls(found, kubeconfig) if found.host.startswith("https:") else None  # says what is wrong with the files
+        client_pem = Path(found.cert).read_text() if found.cert else ""
         parts = [Path(name) for name in (found.ca, found.cert, found.key) if name]
         return Credentials(
             servers=tuple(dict.fromkeys([found.host, *(server.rstrip("/") for server in servers)])),
-            tls=_tls(found, kubeconfig) if found.host.startswith("https:") else None,
+            tls=tls,
             authorization=authorization,
             files=(
                 *(Path(path) for path in merged.paths),
                 *(part for part in (*parts, *tokens) if not part.is_relative_to(scratch)),
             ),
             expires_at=_instant_of(found.expiry),
-            certificate=_validity(found.cert, kubeconfig) if found.cert else None,
+            certificate=_validity(client_pem, kubeconfig) if client_pem else None,
+            client_pem=client_pem,
             ca_pem=Path(found.ca).read_text() if found.ca else "",
             server_name=found.server_name,
             proxy=found.proxy,
@@ -191,9 +196,9 @@ def _tls(found: _Found, kubeconfig: Path | str) -> ssl.SSLContext:
     return context
 
 
-def _validity(certificate: str, kubeconfig: Path | str) -> Validity:
+def _validity(client_pem: str, kubeconfig: Path | str) -> Validity:
     try:
-        return validity(Path(certificate).read_text())
+        return validity(client_pem)
     except ValueError as exc:
         raise ConfigError(f"{kubeconfig}: client-certificate: {exc}") from exc
 

@@ -34,6 +34,8 @@ WRITE_TIMEOUT_S = 2.0
 LIST_TIMEOUT_S = 30.0
 WATCH_HEADERS_TIMEOUT_S = 10.0
 """An API server sends a watch's headers at once, before any event."""
+LOOK_AGAIN_S = 1.0
+"""Credentials that the API refuses are looked for on disk at most so often, however many requests are refused."""
 EXPIRY_MARGIN_S = 60.0
 """Tokens are renewed this long before they expire; clocks of issuer and host differ by less."""
 
@@ -99,6 +101,7 @@ class Api:
         self._now = now
         self._wire = Wire(creds, user_agent=user_agent)
         self._reloading = asyncio.Lock()
+        self._looked_at: Instant | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._preferred = creds.servers[0]
         self.last_ok: Instant | None = None
@@ -122,13 +125,13 @@ class Api:
         return self._preferred
 
     async def reload(self) -> None:
-        """Load the credentials again and use them from now on.
+        """Load the credentials again and use them from now on, also if they are the same.
 
         Requests under way end as they are; watches are cut, and go on with the new credentials. Raises ConfigError or
         EdgeError when the new ones cannot be used: the old ones stay in force.
         """
         async with self._reloading:
-            await self._replace_wire()
+            await self._replace_wire(await self._load())
 
     async def close(self) -> None:
         if self._renewal is not None:
@@ -194,16 +197,24 @@ class Api:
             response.close()
 
     async def _accepted(self, act: Callable[[Wire, _Request], Awaitable[T]], request: _Request) -> tuple[Wire, T]:
-        """What `act` brings, and over which wire: once more over a new one when the credentials are refused."""
+        """What `act` brings, and over which wire.
+
+        Refused credentials (401) are replaced once by others on disk. If there are none, every endpoint is asked: one
+        API server of several may be the only one that does not know who issued them.
+        """
         self._renew_if_due()
-        wire = self._wire
-        try:
-            return wire, await act(wire, request)
-        except ApiError as refusal:
-            if refusal.status != 401:
-                raise
-            wire = await self._after_refusal(wire, refusal)
-        return wire, await act(wire, request)
+        wire, refusals = self._wire, 0
+        while True:
+            try:
+                return wire, await act(wire, request)
+            except ApiError as refusal:
+                endpoints = len(wire.credentials.servers)
+                refusals += 1
+                if refusal.status != 401 or refusals > endpoints:
+                    raise
+                refused, wire = wire, await self._after_refusal(wire, refusal)
+                if wire is refused and refusals == endpoints:
+                    raise
 
     async def _exchange(self, wire: Wire, request: _Request) -> bytes:
         async with wire.in_use():
@@ -243,7 +254,7 @@ class Api:
                     raise self._broken(request, server, exc) from exc
                 failures.append(f"{server}: {_why(exc)}")
                 continue
-            self._preferred = server
+            self._preferred = server if _serves(response.status) else wire.after(server)
             self._answered(response.status)
             return response
         self._unanswered()
@@ -293,18 +304,27 @@ class Api:
             self.unreachable_since = self._now()
 
     async def _after_refusal(self, refused: Wire, refusal: ApiError) -> Wire:
-        """401: the credentials may have been renewed on disk, or by their plugin. Load them once for all who wait."""
+        """401: the credentials may have been renewed on disk, or by their plugin. Load them once for all who wait.
+
+        The same wire if there are no others: it stays, with its watches, as another endpoint may accept it.
+        """
         async with self._reloading:
-            if self._wire is refused:
+            looked = self._looked_at is not None and self._now() - self._looked_at < LOOK_AGAIN_S
+            if self._wire is refused and not looked:
                 try:
-                    await self._replace_wire()
+                    found = await self._load()
                 except (ConfigError, EdgeError) as exc:
                     log.warning("credentials refused by the API, and loading them again failed: %s", exc)
                     raise refusal from exc
+                finally:
+                    self._looked_at = self._now()
+                if found != refused.credentials:
+                    log.warning("credentials refused by the API: going on with others that were found on disk")
+                    await self._replace_wire(found)
         return self._wire
 
-    async def _replace_wire(self) -> None:
-        wire = Wire(await self._load(), user_agent=self._user_agent)
+    async def _replace_wire(self, creds: Credentials) -> None:
+        wire = Wire(creds, user_agent=self._user_agent)
         old, self._wire = self._wire, wire
         if self._preferred not in wire.credentials.servers:
             self._preferred = wire.credentials.servers[0]
@@ -322,6 +342,11 @@ class Api:
             await self.reload()
         except (ConfigError, EdgeError) as exc:
             log.warning("credentials expire soon, and renewing them failed: %s", exc)
+
+
+def _serves(status: int) -> bool:
+    """This endpoint can work for us: it knows who we are (not 401), and has its etcd (not 5xx)."""
+    return status < 500 and status != 401
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -1,9 +1,7 @@
-"""What an API server can do to an informer and to a request, and what comes of it."""
+"""What an API server can do to an informer, and what comes of it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,33 +9,8 @@ from aiohttp import web
 
 from hostagent.edges.kube.decode import ObjectKey, object_key, to_meta
 from hostagent.edges.kube.informer import Informer
-from hostagent.edges.kube.transport import Api, ApiError
 from tests.kube.conftest import beside, until
-from tests.kube.fake_api import api_at, events, failure, item, listing, serve
-
-PATH = "/api/v1/services"
-
-
-def play(body: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(body, 30))
-
-
-class Watcher:
-    """An informer of versions, with what it reported."""
-
-    def __init__(self, api: Api, *, idle_s: float = 5.0) -> None:
-        self.informer: Informer[ObjectKey, str] = Informer(
-            api,
-            PATH,
-            decode=lambda raw: to_meta(raw).resource_version,
-            key=object_key,
-            idle_s=idle_s,
-            chance=lambda: 0.0,
-        )
-        self.told: list[tuple[str, str | None]] = []
-
-    async def run(self) -> None:
-        await self.informer.run(lambda key, value: self.told.append((key[1], value)))
+from tests.kube.fake_api import PATH, Watcher, api_at, events, failure, item, listing, play, serve
 
 
 def test_pages_are_read_to_the_last_before_anything_is_reported() -> None:
@@ -169,133 +142,6 @@ def test_a_kind_that_is_not_installed_is_said_so(caplog: pytest.LogCaptureFixtur
             assert not watcher.informer.synced
             assert "hostagent access apply" in caplog.text
             assert len(fake.seen) == 1
-
-    play(body())
-
-
-def test_an_endpoint_that_refuses_is_passed_over_and_remembered() -> None:
-    async def body() -> None:
-        async def script(_: web.Request) -> web.StreamResponse:
-            return web.Response(text="ok")
-
-        async with serve(script) as fake, api_at("http://127.0.0.1:9", fake.url) as api:
-            assert await api.request("PUT", "/x", body=b"{}") == b"ok"
-            assert api.server == fake.url
-            assert api.unreachable_since is None
-            assert api.last_ok is not None
-
-    play(body())
-
-
-def test_a_write_without_a_reply_is_not_sent_twice() -> None:
-    async def body() -> None:
-        async def script(_: web.Request) -> web.StreamResponse:
-            await first.dead.wait()
-            return web.Response()
-
-        async with serve(script) as first, serve(script) as second, api_at(first.url, second.url) as api:
-            with pytest.raises(ApiError, match="no answer in time") as caught:
-                await api.request("PUT", "/x", body=b"{}", timeout_s=0.2)
-            assert caught.value.unanswered
-            assert (len(first.seen), len(second.seen)) == (1, 0)
-            assert api.unreachable_since is not None
-            assert api.server == second.url
-
-    play(body())
-
-
-def test_being_asked_to_wait_reaches_the_caller() -> None:
-    async def body() -> None:
-        async def script(_: web.Request) -> web.StreamResponse:
-            return failure(429, "TooManyRequests", "slow down", **{"Retry-After": "3"})
-
-        async with serve(script) as fake, api_at(fake.url) as api:
-            with pytest.raises(ApiError, match="slow down") as caught:
-                await api.request("GET", "/x")
-            assert (caught.value.status, caught.value.retry_after_s) == (429, 3.0)
-
-    play(body())
-
-
-def test_when_no_endpoint_answers_the_error_names_them_all() -> None:
-    async def body() -> None:
-        async with api_at("http://127.0.0.1:9", "http://127.0.0.1:19") as api:
-            with pytest.raises(ApiError, match=r"127\.0\.0\.1:9: .*; .*127\.0\.0\.1:19: ") as caught:
-                await api.request("PUT", "/x", body=b"{}")
-            assert not caught.value.unanswered
-
-    play(body())
-
-
-def test_refused_credentials_are_loaded_again_once() -> None:
-    from hostagent.edges.kube.credentials import Credentials
-
-    async def body() -> None:
-        async def script(request: web.Request) -> web.StreamResponse:
-            good = request.headers.get("Authorization") == "Bearer new"
-            await asyncio.sleep(0.05)
-            return web.Response(text="ok") if good else failure(401, "Unauthorized")
-
-        async with serve(script) as fake:
-            loads = 0
-
-            async def load() -> Credentials:
-                nonlocal loads
-                loads += 1
-                return Credentials(servers=(fake.url,), tls=None, authorization="Bearer new")
-
-            old = Credentials(servers=(fake.url,), tls=None, authorization="Bearer old")
-            api = Api(old, load, user_agent="hostagent/test")
-            answers = await asyncio.gather(*(api.request("GET", "/x") for _ in range(5)))
-            await api.close()
-            assert answers == [b"ok"] * 5
-            assert loads == 1
-            assert "Bearer" not in repr(old)
-
-    play(body())
-
-
-def test_a_token_is_renewed_before_it_expires_and_no_request_waits() -> None:
-    from hostagent.edges.kube.clock import boottime
-    from hostagent.edges.kube.credentials import Credentials
-    from hostagent.model.names import Instant
-
-    async def body() -> None:
-        async def script(request: web.Request) -> web.StreamResponse:
-            return web.Response(text=request.headers["Authorization"])
-
-        async with serve(script) as fake:
-
-            async def load() -> Credentials:
-                return Credentials(servers=(fake.url,), tls=None, authorization="new")
-
-            soon = Instant(boottime() + 30)
-            old = Credentials(servers=(fake.url,), tls=None, authorization="old", expires_at=soon)
-            api = Api(old, load, user_agent="hostagent/test")
-            assert await api.request("GET", "/x") == b"old"
-            await until(lambda: api.credentials is not old)
-            assert await api.request("GET", "/x") == b"new"
-            await api.close()
-
-    play(body())
-
-
-def test_a_busy_bulk_lane_does_not_delay_a_renewal() -> None:
-    async def body() -> None:
-        async def script(request: web.Request) -> web.StreamResponse:
-            if request.path != "/session":
-                await fake.dead.wait()
-            return web.Response(text="ok")
-
-        async with serve(script) as fake, api_at(fake.url) as api:
-            from hostagent.edges.kube.wire import Lane
-
-            stuck = [asyncio.create_task(api.request("GET", "/x", timeout_s=30, lane=Lane.CLAIMS)) for _ in range(100)]
-            await until(lambda: len(fake.seen) == 16)
-            assert await api.request("PUT", "/session", body=b"{}", timeout_s=0.5, lane=Lane.SESSION) == b"ok"
-            for task in stuck:
-                task.cancel()
-            await asyncio.gather(*stuck, return_exceptions=True)
 
     play(body())
 
