@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from hostagent.edges.kube import access
 from hostagent.edges.kube.transport import Api
 from tests.fabric.controlplane import PORT, ControlPlane
 from tests.fabric.processes import connect_in
+from tests.kube.hosts import GROUPS, H3, Act, Hosts, in_force
 
 T = TypeVar("T")
 ADDRESS = "198.51.100.1"
@@ -163,3 +165,25 @@ async def beside(body: Coroutine[Any, Any, Any], act: Callable[[], Awaitable[T]]
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture(scope="module")
+def _installed(plane: ControlPlane) -> None:
+    plane.apply(access.objects(text for _, text in access.manifests()))
+
+
+@pytest.fixture
+def act(kubeconfig: Kubeconfig, _installed: None) -> Callable[[Act], None]:
+    """Play with the access rules in force."""
+
+    async def run(body: Act) -> None:
+        admin = await Api.open(kubeconfig())
+        apis = {node: await Api.open(kubeconfig(f"hostagent:node:{node}", groups)) for node, groups in GROUPS.items()}
+        try:
+            await in_force(apis[H3])
+            await body(Hosts(admin, apis))
+        finally:
+            for api in (admin, *apis.values()):
+                await api.close()
+
+    return lambda body: asyncio.run(asyncio.wait_for(run(body), 120))
