@@ -98,17 +98,17 @@ class Announcer:
         Returns these as others are to be told of them.
         """
         links, held = await self._addresses.snapshot()
-        for name in self.links.keys() - {link.name for link in links}:
-            self.ownership.carrier_is(name, up=False, now=now())
-        self.links = {link.name: link for link in links}
-        for link in links:
-            self.ownership.carrier_is(link.name, up=link.up, now=now())
-        self.ownership.gateways = await self._addresses.gateways()
-        await self.wire.open(segments_of(links), [link.mac for link in links if link.mac])
         on = {address.ip: address.interface for address in held}
         self._left_s = {address.ip: address.left_s for address in held}
         for vip in self.ownership.held.keys() | on.keys():
             self.ownership.held_is(vip, on.get(vip))
+        for name in self.links.keys() - {link.name for link in links}:
+            self.ownership.carrier_is(name, up=False, now=now())
+        self.links = {link.name: link for link in links}
+        for link in links:  # after `held_is`: what went with a carrier that is back comes back after a write only
+            self.ownership.carrier_is(link.name, up=link.up, now=now())
+        self.ownership.gateways = await self._addresses.gateways()
+        await self.wire.open(segments_of(links), [link.mac for link in links if link.mac])
         return self._settled(links)
 
     @property

@@ -206,7 +206,8 @@ class Ownership:
             self._down_since[interface] = now
         elif now - self._down_since.pop(interface) >= CARRIER_S:
             for known in self._vips.records():  # others may have taken what went with the interface
-                known.let_go |= known.holder == self.me and known.held_on is None
+                if known.holder == self.me and known.held_on is None:
+                    known.let_go_at = now
         self._agenda.touch(self._vips)
 
     def heard(self, vip: IP, mac: Mac, by: NodeName | None, now: Instant) -> None:
@@ -262,7 +263,7 @@ class Ownership:
             # What is known of the claim is as fresh as the question; a reply may have waited for an agent that hung.
             known.won_at = known.wrote_at
             if known.wrote_at is not None and now - known.wrote_at <= self.stall_s:
-                known.lapsed = known.let_go = False
+                known.won(known.wrote_at)
         else:
             known.probed = None  # whoever was quicker may answer by now
         self._agenda.touch((vip,))

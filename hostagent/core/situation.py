@@ -99,7 +99,11 @@ class Situation:
 
     def unplugged_at(self, known: Vip) -> Instant | None:
         """When the interface that has the address will have been without carrier for too long; None: it has one."""
-        down_since = self.down_since.get(known.held_on) if known.held_on else None
+        return self._deaf_at(known.held_on) if known.held_on else None
+
+    def _deaf_at(self, interface: InterfaceName) -> Instant | None:
+        """From when on others may have taken over what was on an interface; None: it has a carrier."""
+        down_since = self.down_since.get(interface)
         return None if down_since is None else Instant(down_since + CARRIER_S)
 
     def witnesses(self, known: Vip) -> tuple[tuple[IP, ...], int]:
@@ -182,7 +186,9 @@ class Situation:
 
     def _in_doubt(self, known: Vip) -> bool:
         """Whether what is known of the claim may be old."""
-        if known.let_go or self.hosts.stale(self.now):
+        mine = known.ranking.of(self.me) if known.ranking else None
+        deaf_at = self._deaf_at(mine.interface) if mine else None
+        if known.let_go_at is not None or self.hosts.stale(self.now) or (deaf_at is not None and self.now >= deaf_at):
             return True
         if self.doubt_until is None or self.now >= self.doubt_until:
             return False

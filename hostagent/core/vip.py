@@ -43,8 +43,8 @@ class Vip:
     held_on: InterfaceName | None = None
     lapsed: bool = False
     """The kernel ended the address under a claim of this host."""
-    let_go: bool = False
-    """This host took the address off under a claim of its own."""
+    let_go_at: Instant | None = None
+    """When the address went off this host under a claim of its own: only a claim written since tells who has it."""
     arbitrated: bool = False
     """It was added by arbitration, and the claim names another."""
     writing: bool = False
@@ -97,7 +97,8 @@ class Vip:
         if before != self.holder:
             self.probed = self.open_since = self.conflict = self.rival = self.asked = None
             self.preferred = self.barred_since = None
-            self.lapsed = self.let_go = self.arbitrated = False
+            self.lapsed = self.arbitrated = False
+            self.let_go_at = None
             if before is not None and self.holder is not None:
                 self.moved_at = (*self.moved_at, now)[-DAMPED_MOVES:]
         return True
@@ -144,7 +145,7 @@ class Vip:
                 self.arbitrated = why is Why.ARBITRATED and self.holder != me
                 self.rival = None
             case RemoveAddress():
-                self.let_go = self.holder == me
+                self.let_go_at = now if self.holder == me else None
                 self.arbitrated, self.rival, self.probed = False, None, None
             case Announce():
                 self.defended_at = now
@@ -152,6 +153,12 @@ class Vip:
                 self.conflict = mac
             case _:
                 pass
+
+    def won(self, wrote_at: Instant) -> None:
+        """A claim of this host's was written: it may answer again, unless it has let go since it asked for that."""
+        self.lapsed = False
+        if self.let_go_at is not None and wrote_at >= self.let_go_at:
+            self.let_go_at = None
 
     def confirmed(self) -> None:
         """The API said that the claim is still this host's, whoever announces the VIP."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from hostagent.core.ownership import Ownership
+from hostagent.core.situation import CARRIER_S
 from hostagent.model.names import IP, Instant, Mac, NodeName
 from hostagent.model.ownership import (
     Act,
@@ -44,6 +45,9 @@ LONGEST_RETRANSMISSION_S = 0.3
 """Until what waited for a machine that stood still is sent again."""
 MOST_DRIFT = 200e-6
 WAKE_SLACK_S = 0.001
+TOLD_S = 0.005
+UP_AGAIN_S = 0.05
+"""A new interface takes addresses before it is set up and has a carrier."""
 MOST_TURNS = 20
 """In a row, without anything happening: an act that leaves no trace would be asked for again for ever."""
 
@@ -74,6 +78,13 @@ class Host:
         self.session_ended = False
         self.reaches_api = True
         self.carrier = True
+        self.card = True
+        """There is an interface: without it the kernel takes no address."""
+        self._refused_s: dict[IP, float] = {}
+        self.deaf_since: Instant | None = None
+        """As its agent was told, as the next."""
+        self.back_at: Instant | None = None
+        """When the interface was last there again, after others may have taken over what was on it."""
         self.mute = self.deaf = False
         self.part = 0
         """Of the segment, when it is split."""
@@ -178,8 +189,9 @@ class Host:
             for vip, claim in agent.claims.items():
                 if same_boot and claim.holder == self.name and vip not in self.kernel:
                     agent.lapsed(vip)
+            self.deaf_since = self.back_at = None
             if not self.carrier:
-                agent.carrier_is(ETH0, up=False, now=self.now)
+                self._carrier_told()
             self.uplink.begin()
             self.synced = True
             self.turn()
@@ -345,17 +357,38 @@ class Host:
         if vip not in self.kernel:
             self.agent.held_is(vip, None)
 
+    def lose_card(self) -> None:
+        """The interface is gone, with all that was on it. Plugged in, there is one again."""
+        self.card = False
+        for vip in tuple(self.kernel):
+            self.take_off(vip)
+
     def plug(self, *, plugged: bool) -> None:
         """A cable comes or goes: the kernel tells at once, and others are told of what can be reached where."""
+        had_card = self.card
         self.carrier = plugged
+        self.card |= plugged
         self._changed()
         if self.synced:
 
             def told() -> None:
-                self.agent.carrier_is(ETH0, up=self.carrier, now=self.now)
+                self._carrier_told()
                 self.uplink.renew_soon()
 
-            self.later(0.005, told)
+            self.later(UP_AGAIN_S if plugged and not had_card else TOLD_S, told)
+
+    def _carrier_told(self) -> None:
+        self.agent.carrier_is(ETH0, up=self.carrier, now=self.now)
+        if not self.carrier:
+            self.deaf_since = self.deaf_since or self.now
+        elif self.deaf_since is not None:
+            self.back_at = self.now if self.long_deaf else self.back_at
+            self.deaf_since = None
+
+    @property
+    def long_deaf(self) -> bool:
+        """Others may have taken over what is, or was, on its interface."""
+        return self.deaf_since is not None and self.now - self.deaf_since > CARRIER_S
 
     # Turning, and acting
 
@@ -398,7 +431,11 @@ class Host:
 
     def _apply(self, agent: Ownership, act: Act) -> None:
         match act:
+            case AddAddress(vip=vip) if not self.card:
+                wait_s = self._refused_s[vip] = min(self._refused_s.get(vip, 0.0) * 2 or 0.02, 1.0)
+                agent.ask_again(vip, Instant(self.now + wait_s))
             case AddAddress(vip=vip, why=why):
+                self._refused_s.pop(vip, None)
                 self._time.tell(f"{self.name} adds {vip} ({why})")
                 self._promises.check_add(self.name, act, agent)
                 self.kernel[vip] = self._lifetime_ends_at()

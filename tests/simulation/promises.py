@@ -219,6 +219,14 @@ class Promises:
         if (claim is None or claim.holder != node) and act.why is not Why.ARBITRATED:
             self.broken(f"P1: {node} adds {act.vip} and knows of no claim that names it")
         host, segment = self._hosts[node], self._segment
+        news_since = host.now if host.long_deaf else host.back_at
+        if (
+            claim is not None
+            and news_since is not None
+            and claim.seen_at < news_since
+            and act.why is not Why.ARBITRATED
+        ):
+            self.broken(f"P1: {node} adds {act.vip} on what it knew before its interface was away")
         if act.why is Why.ARBITRATED and self._time.now - self.wire_well_since > ALONE_S:
             others = [each for each in self._hosts.values() if each is not host and segment.converse(host, each)]
             if not others and host.part:

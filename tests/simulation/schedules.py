@@ -52,6 +52,7 @@ FAULTS: Mapping[str, Happening] = {
     "split": lambda w, h, _: w.split(h),
     "join": lambda w, h, _: w.join(h),
     "unplug": lambda w, h, _: w.unplug(h),
+    "lose_card": lambda w, h, _: w.unplug(h, card=True),
     "plug": lambda w, h, _: w.plug(h),
     "disentitle": lambda w, h, _: w.entitle(h, yes=False),
     "entitle": lambda w, h, _: w.entitle(h, yes=True),
@@ -195,6 +196,8 @@ STORIES: tuple[tuple[tuple[Step, ...], str], ...] = (
     (((5.0, "api_down", 0), (20.0, "isolate", 1), (15.0, "join", 1), (15.0, "api_up", 0)), ""),
     # A preferred host that is handed everything dies at once.
     (((5.0, "prefer", 0), (30.05, "unplug", 0), (5.0, "plug", 0)), ""),
+    # The interface is gone for longer than others wait, and there again a moment before its agent hears of that.
+    (((20.0, "lose_card", 0), (1.22, "plug", 0)), ""),
     # Restarted while it is handed what another drains.
     (((10.0, "restart_agent", 1), (0.3, "drain", 0)), ""),
 )
@@ -249,6 +252,13 @@ FOUND_BY_SOAK: tuple[Schedule, ...] = (
             (8.828879213576002, "throttle", 1),
         ),
         seed=5044689,
+    ),
+    # The reply to its first claim comes when it has let go meanwhile: that claim is no news of who has the VIP.
+    Schedule(
+        steps=((0.25, "uncut", 1), (0.25960589756565844, "unplug", 3), (0.299858436389279, "unplug", 3)),
+        seed=1019304,
+        lost_reply_chance=0.3,
+        spike_chance=0.05,
     ),
 )
 """As `soak` made them smaller: the moments matter."""

@@ -11,6 +11,7 @@ from hostagent.core import hosts, situation, watching
 from hostagent.core import judge as rules
 from hostagent.core import ownership as machine
 from hostagent.core.hosts import Hosts
+from hostagent.core.situation import Situation
 from hostagent.core.view import Probed, Standing, Verdict, View
 from hostagent.core.vip import Vip
 from hostagent.core.watching import Watching
@@ -274,6 +275,18 @@ def holds_on_without_a_carrier(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(situation, "CARRIER_S", 1e9)
 
 
+def puts_back_on_an_interface_that_was_away(patch: pytest.MonkeyPatch) -> None:
+    """The address is tried again until the interface is there, whoever took over meanwhile."""
+    in_doubt = Situation._in_doubt
+    patch.setattr(Situation, "_in_doubt", lambda self, known: in_doubt(replace(self, down_since={}), known))
+
+
+def believes_a_late_reply(patch: pytest.MonkeyPatch) -> None:
+    """A claim that was asked for before the host let go lets it answer again."""
+    won = Vip.won
+    patch.setattr(Vip, "won", lambda self, wrote_at: won(self, max(wrote_at, self.let_go_at or wrote_at)))
+
+
 MUTANTS: tuple[Mutate, ...] = (
     takes_what_somebody_answers_for,
     skips_the_probe,
@@ -303,6 +316,8 @@ MUTANTS: tuple[Mutate, ...] = (
     hands_over_to_a_draining_host,
     counts_a_suspected_host_as_well,
     holds_on_without_a_carrier,
+    puts_back_on_an_interface_that_was_away,
+    believes_a_late_reply,
 )
 
 

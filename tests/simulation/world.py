@@ -237,12 +237,15 @@ class World:
         host.part = 1 - host.part
         self.segment.healed_at = self.now
 
-    def unplug(self, host: Host) -> None:
-        """A cable is pulled: no carrier, no segment, no API."""
+    def unplug(self, host: Host, *, card: bool = False) -> None:
+        """A cable is pulled: no carrier, no segment, no API. Or the card goes, with all that was on it."""
         if host.carrier and host.powered:
             self.promises.dies(host)
-            self._fault(f"the cable of {host.name} is pulled", agent=host, wire=True, api=host)
+            what = "card" if card else "cable"
+            self._fault(f"the {what} of {host.name} is pulled", agent=host, wire=True, api=host)
             host.reaches_api = False
+            if card:
+                host.lose_card()
             host.plug(plugged=False)
             host.uplink.changed()
 

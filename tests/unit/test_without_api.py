@@ -21,11 +21,12 @@ from hostagent.model.ownership import (
     RemoveAddress,
     ReportConflict,
     Why,
+    Write,
     WriteClaim,
 )
 from tests.unit.builders import a_claim
 from tests.unit.test_judge import HELD, MAC, NOW, OTHER, OURS, STANDBY, VIP, row, told
-from tests.unit.test_suspicion import AT, ETH0, HOLDER, ME, THIRD, a_standby, kinds, mac_of, session_of
+from tests.unit.test_suspicion import AT, ETH0, HOLDER, ME, THIRD, a_standby, kinds, mac_of, ranking, session_of
 
 STRANGER = Rival(mac=MAC, node=None, since=Instant(99.99), heard_at=Instant(99.99))
 ONE_OF_US = Rival(mac=MAC, node=OTHER, since=Instant(99.95), heard_at=Instant(99.95))
@@ -186,6 +187,44 @@ def test_without_carrier_for_long_the_address_goes_and_comes_back_only_after_a_w
     agent.carrier_is(ETH0, up=True, now=Instant(AT + 1))
     [write] = [act for act in agent.turn(Instant(AT + 1)) if isinstance(act, WriteClaim)]
     assert (write.holder, write.why) == (ME, Why.RETURNS)
+
+
+def test_an_address_that_went_with_its_interface_is_put_back_at_once_or_after_a_write_and_never_in_between() -> None:
+    """Others may have taken over while this host could hear nobody. That the kernel takes the address says nothing."""
+    agent = a_standby()
+    agent.claim_seen(VIP, a_claim(ME, version=9), Instant(AT))
+    agent.held_is(VIP, ETH0)
+    agent.turn(Instant(AT))
+    agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    agent.held_is(VIP, None)
+    assert kinds(agent.turn(Instant(AT + CARRIER_S / 2))) == [AddAddress]
+    agent.ask_again(VIP, Instant(AT + CARRIER_S))  # the interface was gone
+    assert agent.turn(Instant(AT + CARRIER_S)) == []
+    agent.carrier_is(ETH0, up=True, now=Instant(AT + 1))
+    [write] = [act for act in agent.turn(Instant(AT + 1)) if isinstance(act, WriteClaim)]
+    assert (write.holder, write.why) == (ME, Why.RETURNS)
+
+
+def test_a_late_reply_to_a_write_from_before_it_let_go_does_not_bring_an_address_back() -> None:
+    agent = a_standby()
+    agent.ranking_is(VIP, ranking(ME))
+    agent.claim_seen(VIP, None, Instant(AT))
+    agent.turn(Instant(AT))
+    agent.probed(VIP, None, Instant(AT + 0.1))
+    [write] = [act for act in agent.turn(Instant(AT + 0.1)) if isinstance(act, WriteClaim)]
+    agent.claim_seen(VIP, a_claim(ME, version=9), Instant(AT + 0.2))  # by the watch: the reply to the write is lost
+    assert AddAddress in kinds(agent.turn(Instant(AT + 0.2)))
+    agent.held_is(VIP, ETH0)
+    agent.carrier_is(ETH0, up=False, now=Instant(AT + 0.3))
+    assert RemoveAddress in kinds(agent.turn(Instant(AT + 0.3 + CARRIER_S)))
+    agent.held_is(VIP, None)
+    agent.carrier_is(ETH0, up=True, now=Instant(AT + 0.6))
+    agent.wrote(VIP, Write.WON, Instant(AT + 2))  # it was read back
+    [write] = [act for act in agent.turn(Instant(AT + 2)) if isinstance(act, WriteClaim)]
+    assert write.why is Why.RETURNS
+    agent.claim_seen(VIP, a_claim(ME, version=10), Instant(AT + 2.1))
+    agent.wrote(VIP, Write.WON, Instant(AT + 2.1))
+    assert AddAddress in kinds(agent.turn(Instant(AT + 2.1)))
 
 
 def test_a_short_loss_of_carrier_changes_nothing() -> None:
