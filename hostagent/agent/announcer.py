@@ -244,8 +244,7 @@ class Announcer:
             case RemoveAddress():
                 await self._remove(act)
             case WriteClaim():
-                self._note_leaving(act)
-                self._beside(self.claims.write(act))
+                self._beside(self._hand_over(act) if self._leaves(act) else self.claims.write(act))
             case DeleteClaim():
                 self._beside(self.claims.delete(act))
             case ReadClaim(vip=vip):
@@ -326,12 +325,21 @@ class Announcer:
             why = self._leaving.pop(vip, "") or f"{act.why}{detail}"
             self._tell(vip, withdrawn(vip, self.ownership.me, why, heir=heir if heir != self.ownership.me else None))
 
-    def _note_leaving(self, act: WriteClaim) -> None:
-        """Why a VIP that is here shall be another's: once it has gone, that is what people want to know."""
-        ranking = self.ownership.ranking(act.vip)
-        why_not = ranking.excluded.get(self.ownership.me) if ranking else None
-        if act.holder != self.ownership.me and act.vip in self.ownership.held:
-            self._leaving[act.vip] = str(why_not or act.why)
+    def _leaves(self, act: WriteClaim) -> bool:
+        """A VIP that is here shall be another's, or nobody's."""
+        return act.holder != self.ownership.me and act.vip in self.ownership.held
+
+    async def _hand_over(self, act: WriteClaim) -> None:
+        """Nothing is announced meanwhile: a word after the successor's would draw clients back to this host."""
+        vip, me = act.vip, self.ownership.me
+        ranking = self.ownership.ranking(vip)
+        why_not = ranking.excluded.get(me) if ranking else None
+        self._leaving[vip] = str(why_not or act.why)  # once it has gone, that is what people want to know
+        self.wire.neighbors.hush(vip)
+        await self.claims.write(act)
+        claim = self.ownership.claims.get(vip)
+        if claim is not None and claim.holder == me and vip in self.ownership.held:
+            self.wire.neighbors.resume(vip)
 
     def _tell(self, vip: IP, telling: Telling) -> None:
         """An Event on every Service that has the VIP."""

@@ -93,12 +93,12 @@ class Vip:
             if self.claim is not None and claim.resource_version == self.claim.resource_version:
                 return False  # its first sight counts
             self.newest = claim.resource_version
+        self.arbitrated = False  # also by the same host: it lives, reaches the API and answers
         before, self.claim = self.holder, claim
         if before != self.holder:
             self.probed = self.open_since = self.conflict = self.rival = self.asked = None
             self.preferred = self.barred_since = None
-            self.lapsed = self.arbitrated = False
-            self.let_go_at = None
+            self.lapsed, self.let_go_at = False, None
             if before is not None and self.holder is not None:
                 self.moved_at = (*self.moved_at, now)[-DAMPED_MOVES:]
         return True

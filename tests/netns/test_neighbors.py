@@ -70,6 +70,31 @@ def test_an_announcement_moves_the_clients(segment: Segment, host: Host, client:
 
 
 @BOTH
+def test_a_vip_that_is_being_handed_over_is_not_announced_but_defended(host: Host, vip: IP) -> None:
+    async def main() -> list[int]:
+        async with neighbors(host) as edge:
+            sent = []
+            edge.announce(vip, host.interface)
+            edge.hush(vip)
+            await asyncio.sleep(0.3)  # the burst would be at 0, 50 and 200 ms
+            sent.append(edge.counters.sent)
+            edge.defend(vip)
+            sent.append(edge.counters.sent)
+            edge.resume(vip)
+            await asyncio.sleep(0.1)
+            sent.append(edge.counters.sent)
+            edge.silence(vip)
+            edge.resume(vip)
+            await asyncio.sleep(0.1)
+            sent.append(edge.counters.sent)
+            return sent
+
+    hushed, defended, resumed, silenced = host.run(main)
+    assert hushed == 0
+    assert 0 < defended < resumed == silenced
+
+
+@BOTH
 def test_others_hear_the_burst_and_the_announcer_does_not(host: Host, client: Host, vip: IP) -> None:
     async def announcer(heard: list[Heard]) -> int:
         async with neighbors(host, heard) as edge:

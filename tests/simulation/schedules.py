@@ -260,6 +260,18 @@ FOUND_BY_SOAK: tuple[Schedule, ...] = (
         lost_reply_chance=0.3,
         spike_chance=0.05,
     ),
+    # Settled on the segment by one that cannot hear the holder, which is back at the API while that one still writes.
+    Schedule(
+        steps=(
+            (4.83, "block", 3),
+            (0.5565321013086493, "api_down", 1),
+            (24.995268287528845, "api_slow", 3),
+            (2.285698482586652, "api_up", 1),
+            (4.297203532298917, "block", 1),
+        ),
+        seed=7006844,
+        spike_chance=0.05,
+    ),
 )
 """As `soak` made them smaller: the moments matter."""
 

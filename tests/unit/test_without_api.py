@@ -12,7 +12,7 @@ from hostagent.core.judge import CONFIRM_S, DEFEND_S, judge
 from hostagent.core.reach import FENCE_MARGIN_S
 from hostagent.core.situation import CARRIER_S
 from hostagent.core.view import Probed, Rival, Standing
-from hostagent.model.names import Instant
+from hostagent.model.names import Instant, NodeName
 from hostagent.model.ownership import (
     AddAddress,
     Announce,
@@ -298,8 +298,10 @@ def test_who_fences_never_arbitrates() -> None:
     assert AddAddress not in kinds(agent.turn(Instant(AT + 60)))
 
 
-def test_what_a_claim_gives_to_another_after_the_outage_is_not_kept_from_it() -> None:
-    """Arbitrated by this host; meanwhile a third one reached the API first."""
+@pytest.mark.parametrize("quicker", [THIRD, HOLDER])
+def test_what_a_claim_gives_to_another_after_the_outage_is_not_kept_from_it(quicker: NodeName) -> None:
+    """Arbitrated by this host, whose own claim is under way; meanwhile another reached the API first: a third one, or
+    the holder itself, which this host cannot hear."""
     agent = a_standby(third=True)
     agent.api_reach(reachable=False, now=Instant(AT))
     agent.turn(Instant(AT + 15))
@@ -310,6 +312,9 @@ def test_what_a_claim_gives_to_another_after_the_outage_is_not_kept_from_it() ->
     agent.held_is(VIP, ETH0)
     agent.turn(Instant(AT + 15.3))
     agent.api_reach(reachable=True, now=Instant(AT + 20))
-    agent.claim_seen(VIP, a_claim(THIRD, version=50, seen_at=AT + 20), Instant(AT + 20))
-    [gone] = [act for act in agent.turn(Instant(AT + 20)) if isinstance(act, RemoveAddress)]
+    assert kinds(agent.turn(Instant(AT + 20))) == [Probe]
+    agent.probed(VIP, None, Instant(AT + 20.1), 1)
+    assert WriteClaim in kinds(agent.turn(Instant(AT + 20.1)))
+    agent.claim_seen(VIP, a_claim(quicker, version=50, seen_at=AT + 20), Instant(AT + 20.2))
+    [gone] = [act for act in agent.turn(Instant(AT + 20.2)) if isinstance(act, RemoveAddress)]
     assert gone.why is Why.YIELDS

@@ -123,6 +123,16 @@ class Neighbors:
         self._announced.pop(vip, None)
         self._schedule.stop(vip)
 
+    def hush(self, vip: IP) -> None:
+        """Announce the VIP no more by itself, until `resume`; `defend` still does. Not announced is success."""
+        self._schedule.stop(vip)
+
+    def resume(self, vip: IP) -> None:
+        """Begin the burst anew of a VIP that is announced, hushed or not; not announced is success."""
+        if vip in self._announced:
+            self._schedule.start(vip, _now())
+            self._rearm()
+
     def defend(self, vip: IP) -> None:
         """Say once, now, that the VIP is here (RFC 5227 2.4 c), whatever its burst is at; not announced is success.
 
