@@ -80,7 +80,7 @@ class Situation:
             unplugged=unplugged_at is not None and now >= unplugged_at,
             arbitrated=known.arbitrated,
             lapsed=known.lapsed,
-            in_doubt=self._in_doubt(known),
+            in_doubt=self._in_doubt(known, mine),
             api_lost=self.api_lost,
             alone_at=self.alone_at,
             fenced=self.fenced,
@@ -184,9 +184,8 @@ class Situation:
         others = (c.node for c in ranked if c.node != holder)
         return next((at for at, node in enumerate(others) if node == self.me), None)
 
-    def _in_doubt(self, known: Vip) -> bool:
+    def _in_doubt(self, known: Vip, mine: Candidate | None) -> bool:
         """Whether what is known of the claim may be old."""
-        mine = known.ranking.of(self.me) if known.ranking else None
         deaf_at = self._deaf_at(mine.interface) if mine else None
         if known.let_go_at is not None or self.hosts.stale(self.now) or (deaf_at is not None and self.now >= deaf_at):
             return True

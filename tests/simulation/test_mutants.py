@@ -278,7 +278,7 @@ def holds_on_without_a_carrier(patch: pytest.MonkeyPatch) -> None:
 def puts_back_on_an_interface_that_was_away(patch: pytest.MonkeyPatch) -> None:
     """The address is tried again until the interface is there, whoever took over meanwhile."""
     in_doubt = Situation._in_doubt
-    patch.setattr(Situation, "_in_doubt", lambda self, known: in_doubt(replace(self, down_since={}), known))
+    patch.setattr(Situation, "_in_doubt", lambda self, *of: in_doubt(replace(self, down_since={}), *of))
 
 
 def believes_a_late_reply(patch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from hostagent.core.arbitrate import PROBE_AGAIN_S, RANK_STEP_S
 from hostagent.core.judge import CONFIRM_S, DEFEND_S, judge
+from hostagent.core.ownership import Ownership
 from hostagent.core.reach import FENCE_MARGIN_S
 from hostagent.core.situation import CARRIER_S
 from hostagent.core.view import Probed, Rival, Standing
@@ -171,12 +172,18 @@ def test_a_predecessor_that_still_answers_is_no_conflict() -> None:
     assert agent.turn(Instant(AT + 0.11)) == []
 
 
-def test_without_carrier_for_long_the_address_goes_and_comes_back_only_after_a_write() -> None:
+def an_unplugged_holder() -> Ownership:
+    """From `AT` on, without carrier."""
     agent = a_standby()
     agent.claim_seen(VIP, a_claim(ME, version=9), Instant(AT))
     agent.held_is(VIP, ETH0)
     agent.turn(Instant(AT))
     agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    return agent
+
+
+def test_without_carrier_for_long_the_address_goes_and_comes_back_only_after_a_write() -> None:
+    agent = an_unplugged_holder()
     assert agent.turn(Instant(AT + CARRIER_S / 2)) == []
     wake = agent.next_wake(Instant(AT + CARRIER_S / 2))
     assert wake is not None
@@ -191,11 +198,7 @@ def test_without_carrier_for_long_the_address_goes_and_comes_back_only_after_a_w
 
 def test_an_address_that_went_with_its_interface_is_put_back_at_once_or_after_a_write_and_never_in_between() -> None:
     """Others may have taken over while this host could hear nobody. That the kernel takes the address says nothing."""
-    agent = a_standby()
-    agent.claim_seen(VIP, a_claim(ME, version=9), Instant(AT))
-    agent.held_is(VIP, ETH0)
-    agent.turn(Instant(AT))
-    agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    agent = an_unplugged_holder()
     agent.held_is(VIP, None)
     assert kinds(agent.turn(Instant(AT + CARRIER_S / 2))) == [AddAddress]
     agent.ask_again(VIP, Instant(AT + CARRIER_S))  # the interface was gone
@@ -228,11 +231,7 @@ def test_a_late_reply_to_a_write_from_before_it_let_go_does_not_bring_an_address
 
 
 def test_a_short_loss_of_carrier_changes_nothing() -> None:
-    agent = a_standby()
-    agent.claim_seen(VIP, a_claim(ME, version=9), Instant(AT))
-    agent.held_is(VIP, ETH0)
-    agent.turn(Instant(AT))
-    agent.carrier_is(ETH0, up=False, now=Instant(AT))
+    agent = an_unplugged_holder()
     agent.turn(Instant(AT + 0.1))
     agent.carrier_is(ETH0, up=True, now=Instant(AT + 0.2))
     assert agent.turn(Instant(AT + 1)) == []
